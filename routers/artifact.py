@@ -1,0 +1,164 @@
+"""Router artifacts: a folder that holds everything a router needs to answer, without pickle.
+
+``router.json`` names the type, the categories, the settings and the SHA-256 of every other file;
+which files there are is the router type's own affair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from routers.card import FORMAT, Card, render
+from routers.registry import StoredRouter, router_class, router_types
+
+CARD_FILE = "router.json"
+README_FILE = "README.md"
+DEFAULT_FOLDER = Path(__file__).parent / "default"
+"""The artifact that ships."""
+
+
+class ArtifactError(ValueError):
+    """An artifact folder is missing, broken or not ours."""
+
+
+def load_router(folder: Path) -> StoredRouter:
+    """Read a router from its artifact folder.
+
+    Raises
+    ------
+    ArtifactError
+        The folder is missing, broken, or not an artifact.
+    """
+    card = read_card(folder)
+    for name, sha256 in card.files.items():
+        _check_file(folder / name, sha256)
+    router = _load(folder, card)
+    if router.version != card.version:
+        raise _error(
+            folder / CARD_FILE,
+            f"version must be {router.version!r}, the hash of what it describes",
+            repr(card.version),
+        )
+    return router
+
+
+def read_card(folder: Path) -> Card:
+    """Read and check ``router.json`` alone.
+
+    Raises
+    ------
+    ArtifactError
+        It is missing or not what it must be.
+    """
+    path = folder / CARD_FILE
+    try:
+        card = msgspec.json.decode(path.read_bytes(), type=Card)
+    except OSError as error:
+        raise _error(path, "must be a file that can be read", str(error)) from error
+    except msgspec.MsgspecError as error:
+        raise _error(path, "must be a router card", str(error)) from error
+    if card.type not in router_types():
+        raise _error(path, f"type must be one of {', '.join(router_types())}", repr(card.type))
+    return card
+
+
+def save_router(router: StoredRouter, folder: Path, training: Mapping[str, Any]) -> Card:
+    """Write a router as an artifact folder, all of it or nothing.
+
+    Parameters
+    ----------
+    router : StoredRouter
+        A fitted router.
+    folder : Path
+        Replaced if it is an artifact; must not exist or be empty otherwise.
+    training : mapping
+        JSON-ready facts for `Card.training`.
+
+    Raises
+    ------
+    ArtifactError
+        `folder` holds something that is not an artifact.
+    """
+    check_target(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        card = _write(router, new, training)
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        new.rename(folder)
+    return card
+
+
+def check_target(folder: Path) -> None:
+    """Raise `ArtifactError` if `folder` cannot be written without losing something else."""
+    if not folder.exists() or (folder / CARD_FILE).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise ArtifactError(
+            f"{folder} must not exist, be empty, or be a router artifact; it holds something else. "
+            f"Choose another folder"
+        )
+
+
+def _write(router: StoredRouter, folder: Path, training: Mapping[str, Any]) -> Card:
+    settings = router.write(folder)
+    card = Card(
+        format=FORMAT,
+        type=router.type,
+        name=router.name,
+        version=router.version,
+        categories=router.categories_,
+        min_confidence=router.min_confidence,
+        active_params_b=router.active_params_b,
+        settings=settings,
+        files=_hash_files(folder),
+        training=dict(training),
+    )
+    text = json.dumps(msgspec.to_builtins(card), indent=2, ensure_ascii=False)
+    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / README_FILE).write_text(render(card), encoding="utf-8")
+    return card
+
+
+def _load(folder: Path, card: Card) -> StoredRouter:
+    try:
+        router = router_class(card.type).load(folder, card.name, card.categories, card.settings)
+        router.min_confidence = card.min_confidence
+        router.predict_proba([""])
+    except Exception as error:  # whatever a foreign file makes the readers raise
+        raise _error(folder, f"must hold a {card.type} router", repr(error)) from error
+    return router
+
+
+def _hash_files(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise _error(path, "must be a file that can be read", str(error)) from error
+    if found != sha256:
+        raise _error(path, f"must have SHA-256 {sha256}, as {CARD_FILE} says", found)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _error(path: Path, must: str, came: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path}: {must}; got {came}. Restore the folder, or make it again with coe train"
+    )

@@ -1,0 +1,88 @@
+"""The card of a router artifact: what it is, what it learned from, how it scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+FORMAT: Literal[1] = 1
+
+Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9._-]+$")]
+
+
+class Card(msgspec.Struct, kw_only=True, frozen=True):
+    """What ``router.json`` says.
+
+    Attributes
+    ----------
+    format : int
+        Version of this layout.
+    type : str
+        A key of `routers.registry`.
+    name, version, categories, min_confidence, active_params_b
+        See `routers.base.Router` and `routers.registry.StoredRouter`.
+    settings : dict
+        What the router's class needs beyond its files.
+    files : dict of str to str
+        Path in the folder -> SHA-256.
+    training : dict
+        How it was made and how it scored; for people, not read by the product.
+    """
+
+    format: Literal[1]
+    type: str
+    name: Name
+    version: str
+    categories: tuple[str, ...]
+    min_confidence: Probability
+    active_params_b: float
+    settings: dict[str, Any]
+    files: dict[str, str]
+    training: dict[str, Any]
+
+
+def render(card: Card) -> str:
+    """Say in Markdown what the card says."""
+    return "\n".join([*_head(card), *_scores(card.training), *_data(card.training)]) + "\n"
+
+
+def _head(card: Card) -> Iterator[str]:
+    yield f"# {card.name}@{card.version}"
+    yield ""
+    yield (
+        f"A `{card.type}` prompt router with {len(card.categories)} categories "
+        f"({', '.join(card.categories)}) and {1_000 * card.active_params_b:.1f} million parameters."
+    )
+    yield f"Answers under a confidence of {card.min_confidence:.3f} go to the general expert."
+    for note in card.training.get("notes", ()):
+        yield f"{note}"
+
+
+def _scores(training: Mapping[str, Any]) -> Iterator[str]:
+    scores = training["held_out"]
+    yield "\n## Scores on the hold-out, which was not trained on\n"
+    yield (
+        f"Accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, expected "
+        f"calibration error {scores['ece']:.3f}; {scores['coverage']:.1%} of prompts are above the "
+        f"threshold, with accuracy {scores['covered_accuracy']:.3f}. The hold-out comes from the "
+        f"same sources as the training rows: expect less on others."
+    )
+    yield "\n| category | F1 | rows |\n|---|---|---|"
+    for category, f1 in scores["f1"].items():
+        yield f"| {category} | {f1:.3f} | {training['data']['per_category'][category]} |"
+
+
+def _data(training: Mapping[str, Any]) -> Iterator[str]:
+    facts = training["data"]
+    yield "\n## Data\n"
+    yield (
+        f"{facts['rows_read']} rows read; without duplicates and over-full sources "
+        f"{facts['rows_trained']} were trained on and {facts['rows_held_out']} held out. "
+        f"SHA-256 of the rows used: `{facts['sha256']}`."
+    )
+    yield "\n| source | licence | category | rows |\n|---|---|---|---|"
+    for row in facts["per_source"]:
+        yield f"| {row['source']} | {row['licence']} | {row['category']} | {row['rows']} |"

@@ -1,0 +1,166 @@
+"""Labelled prompts: read, cleaned, capped and split."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+_SHOWN_ERRORS = 20
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class DataError(ValueError):
+    """A data file cannot be used; the message names file and lines."""
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One labelled prompt.
+
+    Attributes
+    ----------
+    prompt : str
+        What is classified.
+    category : str
+        Its label.
+    source : str
+        Where it comes from; "" when the file does not say.
+    licence : str
+        Terms it may be used under; "" when the file does not say.
+    """
+
+    prompt: str
+    category: str
+    source: str = ""
+    licence: str = ""
+
+
+def read_rows(paths: Iterable[Path]) -> list[Row]:
+    """Read labelled prompts from JSON lines, gzipped when the name ends in ``.gz``.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read or lines are bad: each is named with its reason.
+    """
+    rows: list[Row] = []
+    problems: list[str] = []
+    for path in paths:
+        for number, line in _lines(path):
+            try:
+                rows.append(_row(line))
+            except ValueError as error:
+                problems.append(f"{path}:{number}: {error}")
+    if problems:
+        raise DataError(_report(problems))
+    if not rows:
+        raise DataError('no rows found; write one {"prompt": "...", "category": "..."} a line')
+    return rows
+
+
+def without_duplicates(rows: Iterable[Row]) -> list[Row]:
+    """Keep the first of the rows that differ in case and spacing only.
+
+    Prompts that come with two categories are dropped: nobody can learn both.
+    """
+    first: dict[str, Row] = {}
+    contradicted: set[str] = set()
+    for row in rows:
+        key = normalised(row.prompt)
+        if first.setdefault(key, row).category != row.category:
+            contradicted.add(key)
+    return [row for key, row in first.items() if key not in contradicted]
+
+
+def normalised(prompt: str) -> str:
+    """Return the prompt without the differences of case and spacing."""
+    return " ".join(prompt.casefold().split())
+
+
+def capped(rows: Sequence[Row], limit: int, key: Callable[[Row], _Key], seed: int) -> list[Row]:
+    """Keep at most `limit` rows, chosen by `seed`, for each value of `key`."""
+    kept: list[int] = []
+    for indices in _groups(rows, key).values():
+        order = np.random.default_rng(seed).permutation(len(indices))
+        kept.extend(indices[i] for i in order[:limit])
+    return [rows[i] for i in sorted(kept)]
+
+
+def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """Cut a hold-out: `fraction` of every category's rows, at least one of each.
+
+    Returns
+    -------
+    training, held_out : list of Row
+
+    Raises
+    ------
+    DataError
+        A category has one row only.
+    """
+    groups = _groups(rows, lambda row: row.category)
+    lonely = sorted(category for category, indices in groups.items() if len(indices) < 2)
+    if lonely:
+        raise DataError(
+            f"every category must have two rows or more; got one for {', '.join(lonely)}"
+        )
+    held: set[int] = set()
+    for indices in groups.values():
+        order = np.random.default_rng(seed).permutation(len(indices))
+        n_held = min(max(1, round(fraction * len(indices))), len(indices) - 1)
+        held.update(indices[i] for i in order[:n_held])
+    training = [row for i, row in enumerate(rows) if i not in held]
+    return training, [rows[i] for i in sorted(held)]
+
+
+def digest(rows: Iterable[Row]) -> str:
+    """Return the SHA-256 of rows in their order."""
+    content = hashlib.sha256()
+    for row in rows:
+        content.update(msgspec.json.encode(row) + b"\n")
+    return content.hexdigest()
+
+
+def counts(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, int]:
+    """Count rows by `key`, sorted."""
+    return dict(sorted(Counter(map(key, rows)).items()))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} must be a readable JSON lines file; got {error}") from error
+
+
+def _row(line: bytes) -> Row:
+    row = msgspec.json.decode(line, type=Row)
+    if not row.prompt.strip():
+        raise ValueError("prompt must not be empty")
+    if not row.category.strip():
+        raise ValueError("category must not be empty")
+    return row
+
+
+def _groups(rows: Sequence[Row], key: Callable[[Row], _Key]) -> dict[_Key, list[int]]:
+    groups: dict[_Key, list[int]] = defaultdict(list)
+    for index, row in enumerate(rows):
+        groups[key(row)].append(index)
+    return groups
+
+
+def _report(problems: Sequence[str]) -> str:
+    shown = "\n".join(problems[:_SHOWN_ERRORS])
+    more = len(problems) - _SHOWN_ERRORS
+    tail = f"\n... and {more} more" if more > 0 else ""
+    return f'{len(problems)} lines must be {{"prompt": str, "category": str}}:\n{shown}{tail}'

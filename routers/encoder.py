@@ -1,0 +1,210 @@
+"""A sentence encoder that serves with onnxruntime, tokenizers and numpy alone.
+
+Mean pooling and unit length as in Sentence-BERT (arXiv 1908.10084). One text goes through the
+model per run: dynamic int8 quantisation scales a whole tensor, so a batch mate would change the
+result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from tokenizers import Encoding, Tokenizer
+
+from routers.base import FloatArray
+
+ENCODER_FILE = "encoder.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+
+_CHARS_PER_TOKEN = 16
+"""Characters looked at for each token that may be read: bounds the work on a huge text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What of a text the encoder reads.
+
+    Attributes
+    ----------
+    token_ids : tuple of int
+        What the model is given, special tokens included.
+    n_chars : int
+        Length of the text.
+    head_chars, tail_chars : int
+        Characters read from the start and from the end of the text; when the whole text is read
+        ``head_chars`` is ``n_chars`` and ``tail_chars`` is 0.
+    """
+
+    token_ids: tuple[int, ...]
+    n_chars: int
+    head_chars: int
+    tail_chars: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole text was read."""
+        return self.head_chars == self.n_chars
+
+
+class SentenceEncoder:
+    """Text -> vector of unit length; safe to share between threads.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``encoder.onnx``, a graph with one input ``input_ids`` (1, n_tokens) int64 and one
+        output (1, n_tokens, n_dims) float32, its number of parameters as metadata ``n_params``;
+        and ``tokenizer.json`` of the `tokenizers` library. `routers.export` writes both.
+    max_tokens : int
+        Most tokens read of one text, special tokens included. Of a longer text the first and
+        the last tokens are read, half and half.
+
+    Attributes
+    ----------
+    n_dims : int
+        Length of a vector.
+    active_params_b : float
+        10^9 parameters of the model.
+    digest : str
+        SHA-256 over everything that decides the vectors.
+
+    Raises
+    ------
+    ValueError
+        A file is not what it must be, or `max_tokens` is too small.
+    OSError
+        A file cannot be opened.
+    """
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._paths = (folder / ENCODER_FILE, folder / TOKENIZER_FILE)
+        self.digest = _digest(*self._paths, max_tokens=max_tokens)
+        self._session = _load_session(self._paths[0])
+        self._tokenizer = _load_tokenizer(self._paths[1])
+        self.n_dims = int(self._session.get_outputs()[0].shape[-1])
+        self.active_params_b = _n_params(self._session, self._paths[0]) / 1e9
+        self._prefix, self._suffix = _special_ids(self._tokenizer)
+        self._room = max_tokens - len(self._prefix) - len(self._suffix)
+        if self._room < 2:
+            raise ValueError(
+                f"max_tokens must leave room for a token from each end of a text beside "
+                f"{max_tokens - self._room} special ones; got {max_tokens}"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Copy the encoder's two files into a folder."""
+        for path in self._paths:
+            shutil.copyfile(path, folder / path.name)
+
+    def read(self, text: str) -> Reading:
+        """Tell what of a text is given to the model."""
+        # Lone surrogates are legal in a str but not in UTF-8; "replace" keeps the length.
+        clean = text.encode("utf-8", "replace").decode("utf-8")
+        window_chars = self._room * _CHARS_PER_TOKEN
+        if len(clean) > 2 * window_chars:
+            start = self._tokenize(clean[:window_chars])
+            end = self._tokenize(clean[-window_chars:])
+            return self._read_ends(start, end, window_chars, len(clean))
+        whole = self._tokenize(clean)
+        if len(whole) > self._room:
+            return self._read_ends(whole, whole, len(clean), len(clean))
+        return Reading(self._framed(whole.ids), len(clean), len(clean), 0)
+
+    def encode(self, texts: Sequence[str], n_threads: int = 1) -> FloatArray:
+        """Return the vector of every text.
+
+        Parameters
+        ----------
+        texts : sequence of str, length n_texts
+            Any strings: empty, huge and control characters included.
+        n_threads : int
+            Texts worked on at the same time; the vectors do not depend on it.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_texts, n_dims)
+            Rows have unit length.
+        """
+        if n_threads == 1:
+            rows = [self._encode_one(text) for text in texts]
+        else:
+            with ThreadPoolExecutor(n_threads) as pool:
+                rows = list(pool.map(self._encode_one, texts))
+        return np.array(rows).reshape(len(rows), self.n_dims)
+
+    def _encode_one(self, text: str) -> FloatArray:
+        token_ids = np.array([self.read(text).token_ids], dtype=np.int64)
+        (token_embeddings,) = self._session.run(None, {"input_ids": token_ids})
+        mean = token_embeddings[0].mean(axis=0, dtype=np.float64)
+        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12))
+
+    def _tokenize(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _read_ends(self, start: Encoding, end: Encoding, end_chars: int, n_chars: int) -> Reading:
+        """Read the first tokens of one encoding and the last of another, `end_chars` long."""
+        n_tail = self._room // 2
+        n_head = self._room - n_tail
+        head_chars = start.offsets[:n_head][-1][1] if start.ids else 0
+        tail_chars = end_chars - end.offsets[-n_tail:][0][0] if end.ids else 0
+        token_ids = self._framed(start.ids[:n_head] + end.ids[-n_tail:])
+        return Reading(token_ids, n_chars, head_chars, tail_chars)
+
+    def _framed(self, token_ids: list[int]) -> tuple[int, ...]:
+        return (*self._prefix, *token_ids, *self._suffix)
+
+
+def _digest(*paths: Path, max_tokens: int) -> str:
+    content = hashlib.sha256(str(max_tokens).encode())
+    for path in paths:
+        content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def _load_session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no other base
+        raise ValueError(f"{path} must be an ONNX model; onnxruntime says: {error}") from error
+    inputs = [node.name for node in session.get_inputs()]
+    if inputs != ["input_ids"]:
+        raise ValueError(f"{path} must have one input named input_ids; got {inputs}")
+    return session
+
+
+def _n_params(session: onnxruntime.InferenceSession, path: Path) -> int:
+    n_params = session.get_modelmeta().custom_metadata_map.get("n_params", "")
+    if not n_params.isdecimal():
+        raise ValueError(f"{path} must have metadata n_params, a whole number; got {n_params!r}")
+    return int(n_params)
+
+
+def _load_tokenizer(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ValueError(f"{path} must be a tokenizer; tokenizers says: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Token ids that the tokenizer puts before and after every text."""
+    framed = tokenizer.encode("a")
+    is_special = [bool(bit) for bit in framed.special_tokens_mask]
+    n_prefix = is_special.index(False)
+    n_suffix = is_special[::-1].index(False)
+    return framed.ids[:n_prefix], framed.ids[len(framed.ids) - n_suffix :]
