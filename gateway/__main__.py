@@ -1,0 +1,5 @@
+"""``python -m gateway`` is ``coe``."""
+
+from gateway.cli import main
+
+main()

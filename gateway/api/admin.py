@@ -1,0 +1,25 @@
+"""The administrator's surface: what the ledger counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from gateway.auth import authorize_admin
+from gateway.services import services_of
+
+router = APIRouter(prefix="/admin")
+
+
+@router.get("/stats")
+async def stats(request: Request) -> dict[str, Any]:
+    """Return totals and averages, over all requests, by expert and by category."""
+    services = services_of(request)
+    authorize_admin(request, services.settings)
+    registry = services.composition.registry
+    return {
+        "resident_params_b": registry.resident_params_b,
+        "unknown_weights": registry.unknown_weights,
+        **await services.ledger.stats(),
+    }

@@ -1,0 +1,68 @@
+"""Whether the gateway lives, whether it is ready and what it waits for, and its metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from gateway.errors import CacheError, ExpertError
+from gateway.experts import Expert
+from gateway.services import Services, services_of
+from gateway.supervisor.plan import EXPERT
+
+router = APIRouter()
+
+PROBE_TIMEOUT_S = 1.0
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Say that this process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(request: Request) -> JSONResponse:
+    """Say whether every local expert is up; what is not, and why. 503 until then.
+
+    The cache is reported and not waited for: requests go on without it.
+    """
+    services = services_of(request)
+    local = services.composition.registry.local_weights
+    states = await asyncio.gather(*(_expert_state(services, e) for e in local.values()))
+    experts = dict(zip(local, states, strict=True))
+    ready = all(state == "ok" for state in states)
+    shown = {
+        "ready": ready,
+        "router": services.composition.router_label,
+        "experts": experts,
+        "cache": await _cache_state(services),
+    }
+    return JSONResponse(shown, status_code=200 if ready else 503)
+
+
+async def _expert_state(services: Services, expert: Expert) -> str:
+    """Return ``ok``, or what is known of a local process that does not answer."""
+    try:
+        await services.backend.get(expert, "models", PROBE_TIMEOUT_S)
+    except ExpertError as error:
+        return services.children().get(f"{EXPERT}{expert.weights}") or error.message
+    return "ok"
+
+
+async def _cache_state(services: Services) -> str:
+    try:
+        await services.cache.ping()
+    except CacheError as error:
+        return f"{error}; requests go on without it"
+    return "ok"
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Return the metrics of all workers in the Prometheus text format."""
+    body: Any = services_of(request).metrics.render()
+    return Response(body, media_type="text/plain; version=0.0.4")

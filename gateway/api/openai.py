@@ -1,0 +1,53 @@
+"""The OpenAI surface: chat completions and the list of models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from gateway.api.body import read_body
+from gateway.api.exchange import Exchange
+from gateway.auth import authenticate
+from gateway.experts import AUTO
+from gateway.pipeline import Call
+from gateway.services import Services, services_of
+
+router = APIRouter(prefix="/v1")
+
+_BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
+
+
+@router.post("/chat/completions", openapi_extra={"requestBody": _BODY})
+async def chat_completions(request: Request) -> Response:
+    """Answer a conversation; ``model: auto`` picks the expert, an expert's name pins it."""
+    services = services_of(request)
+    tenant = authenticate(request, services.settings)
+    body = await read_body(request, services.settings.max_body_mb * 10**6)
+    return Exchange(services.pipeline, Call(body, tenant, request.state.request_id))
+
+
+@router.get("/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """List what `model` may be: ``auto`` and the experts."""
+    services = services_of(request)
+    authenticate(request, services.settings)
+    return {"object": "list", "data": _models(services)}
+
+
+def _models(services: Services) -> list[dict[str, Any]]:
+    registry = services.composition.registry
+    shared = {"object": "model", "created": int(services.started_at), "owned_by": "coe"}
+    auto = {"id": AUTO, **shared, "description": "routed by the content of the prompt"}
+    experts = [
+        {
+            "id": expert.name,
+            **shared,
+            "description": expert.description,
+            "active_params_b": expert.active_params_b,
+            "total_params_b": expert.total_params_b,
+            "max_model_len": expert.context_window,
+        }
+        for expert in registry.values()
+    ]
+    return [auto, *experts]

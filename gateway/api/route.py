@@ -1,0 +1,76 @@
+"""The decision alone: what the router says of a prompt, and which experts would answer it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+
+from gateway.api.body import read_body
+from gateway.auth import authenticate
+from gateway.composition import Composition
+from gateway.errors import InvalidRequestError
+from gateway.planner import Plan
+from gateway.protocol import parse_chat_request
+from gateway.services import services_of
+
+router = APIRouter(prefix="/v1")
+
+_PROMPT = {"type": "object", "properties": {"prompt": {"type": "string"}}}
+_BODY = {"content": {"application/json": {"schema": _PROMPT}}, "required": True}
+
+
+class _Prompt(msgspec.Struct):
+    prompt: str
+
+
+@router.post("/route", openapi_extra={"requestBody": _BODY})
+async def route(request: Request) -> dict[str, Any]:
+    """Say where a request would go; takes ``{"prompt": ...}`` or a chat completion request."""
+    services = services_of(request)
+    tenant = authenticate(request, services.settings)
+    body = await read_body(request, services.settings.max_body_mb * 10**6)
+    chat = parse_chat_request(_as_chat(body))
+    plan = await services.planner.plan(chat.model, chat.messages, chat.needs, tenant)
+    return describe(plan, services.composition)
+
+
+def _as_chat(body: bytes) -> bytes:
+    """Return a chat completion request for a body with a ``prompt``; others as they are."""
+    try:
+        prompt = msgspec.json.decode(body, type=_Prompt).prompt
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body  # judged, and refused with a reason, by parse_chat_request
+    if not prompt.strip():
+        raise InvalidRequestError("'prompt' must not be empty.", param="prompt")
+    message = {"role": "user", "content": prompt}
+    return msgspec.json.encode({"model": "auto", "messages": [message]})
+
+
+def describe(plan: Plan, composition: Composition) -> dict[str, Any]:
+    """Return a plan as JSON: the answer of ``/v1/route`` and of ``coe route --json``."""
+    first, decision, reading = plan.experts[0], plan.decision, plan.reading
+    size = first.active_params_b
+    shown: dict[str, Any] = {
+        "category": None,
+        "confidence": None,
+        "probabilities": None,
+        "expert": first.name,
+        "ranked": [expert.name for expert in plan.experts],
+        "reason": plan.reason,
+        "router": composition.router_label,
+        "active_params_b": None if size is None else size + plan.router_active_params_b,
+        "cache": plan.cache,
+        "read": None,
+    }
+    if decision is not None and reading is not None:
+        names = composition.router.categories_
+        shown |= {
+            "category": decision.category,
+            "confidence": decision.confidence,
+            "probabilities": dict(zip(names, decision.probabilities.tolist(), strict=True)),
+            "read": {"text": reading.text, "of": asdict(reading.read)},
+        }
+    return shown

@@ -1,0 +1,174 @@
+"""The composition root: every part of a worker is made here and handed to those that need it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.accounting import RedisLedger
+from gateway.api import admin, health, openai, route
+from gateway.backends.openai_http import OpenAIBackend, check_keys
+from gateway.cache.choices import RedisChoiceCache, connect
+from gateway.composition import compose
+from gateway.errors import ConfigError, GatewayError, InvalidRequestError
+from gateway.experts import ExpertRegistry
+from gateway.metrics import Metrics
+from gateway.pipeline import Pipeline
+from gateway.planner import Planner
+from gateway.services import Services
+from gateway.settings import Settings
+from gateway.supervisor.plan import cache_url, socket_of
+from gateway.supervisor.supervisor import read_states
+
+LEDGER_PERIOD_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> FastAPI:
+    """Make the application of one worker.
+
+    Parameters
+    ----------
+    settings : Settings
+        Its `run_dir` must be set: the supervisor's folder.
+    environ : Mapping of str to str
+        Where keys are read that experts name by ``api_key_env``.
+
+    Raises
+    ------
+    ConfigError
+        When the experts file, the router or a key is missing or broken.
+    """
+    services, executor = _services(settings, environ)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.services = services
+        storing = asyncio.create_task(_store_ledger(services))
+        yield
+        storing.cancel()
+        with suppress(asyncio.CancelledError):
+            await storing
+        await services.ledger.store()
+        await services.backend.aclose()
+        await services.cache.aclose()
+        executor.shutdown()
+
+    app = FastAPI(title="Composition of Experts gateway", lifespan=lifespan)
+    app.add_middleware(RequestId)
+    app.add_exception_handler(GatewayError, _on_gateway_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_bug)
+    for surface in (openai, route, admin, health):
+        app.include_router(surface.router)
+    return app
+
+
+def _services(
+    settings: Settings, environ: Mapping[str, str]
+) -> tuple[Services, ThreadPoolExecutor]:
+    run_dir = settings.run_dir
+    if run_dir is None:
+        raise ConfigError("run_dir must be set. Start the gateway with: coe serve")
+    composition = compose(ExpertRegistry.load(settings.config))
+    registry = composition.registry
+    check_keys(registry, environ)
+    metrics = Metrics(CollectorRegistry(), environ.get("PROMETHEUS_MULTIPROC_DIR"))
+    metrics.resident_params_b.set(registry.resident_params_b)
+    redis = connect(
+        settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir),
+        settings.redis_timeout_ms,
+    )
+    sockets = {weights: socket_of(run_dir, weights) for weights in registry.local_weights}
+    backend = OpenAIBackend(sockets, environ)
+    cache = RedisChoiceCache(redis, settings.choice_ttl_s, metrics)
+    ledger = RedisLedger(redis, uuid4().hex, metrics)
+    executor = ThreadPoolExecutor(os.cpu_count() or 1, "classify")
+    planner = Planner(composition, cache, executor, metrics)
+    services = Services(
+        settings=settings,
+        composition=composition,
+        planner=planner,
+        pipeline=Pipeline(planner, backend, ledger, metrics),
+        backend=backend,
+        cache=cache,
+        ledger=ledger,
+        metrics=metrics,
+        children=_children_of(run_dir),
+        started_at=time.time(),
+    )
+    return services, executor
+
+
+def _children_of(run_dir: Path) -> Callable[[], Mapping[str, str]]:
+    return lambda: read_states(run_dir)
+
+
+async def _store_ledger(services: Services) -> None:
+    while True:
+        await asyncio.sleep(LEDGER_PERIOD_S)
+        await services.ledger.store()
+
+
+class RequestId:
+    """Gives every request an id, the client's own where it is harmless, and answers with it."""
+
+    _harmless = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI event."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        asked = dict(scope["headers"]).get(b"x-request-id", b"")
+        request_id = asked if self._harmless.fullmatch(asked) else uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+async def _on_gateway_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, GatewayError):
+        raise error
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = f"{error.retry_after_s:.0f}"
+    return JSONResponse(error.envelope(), error.status, headers)
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    """Answer an unknown path or method in the same form as every other error."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{error.detail}: {request.method} {request.url.path[:200]}."
+    envelope = InvalidRequestError(message).envelope()
+    return JSONResponse(envelope, error.status_code, error.headers)
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    _log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path[:200]}})
+    return JSONResponse(GatewayError("The gateway failed; see its log.").envelope(), 500)

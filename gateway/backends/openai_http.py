@@ -1,0 +1,171 @@
+"""Experts that speak the OpenAI protocol over HTTP: bytes pass through, connections are pooled."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+
+from gateway.backends.base import UpstreamRequest
+from gateway.errors import ConfigError, ExpertError, ExpertTimeoutError, ExpertUnavailableError
+from gateway.experts import Expert
+
+_CHUNK_BYTES = 65_536
+
+
+@contextmanager
+def mapped_errors(expert: Expert) -> Iterator[None]:
+    """Turn every failure of the HTTP client into an `ExpertError`."""
+    name = expert.name
+    try:
+        yield
+    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+        reason = "is restarting" if expert.backend == "local" else "cannot be reached"
+        raise ExpertUnavailableError(f"Expert {name!r} {reason}.", retry_after_s=1) from error
+    except TimeoutError as error:
+        raise ExpertTimeoutError(f"Expert {name!r} did not answer in time.") from error
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise ExpertError(f"Expert {name!r} broke the connection.") from error
+
+
+class HttpResponse:
+    """An answer on the wire; see `gateway.backends.base.UpstreamResponse`."""
+
+    def __init__(self, expert: Expert, response: aiohttp.ClientResponse) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._expert = expert
+        self._response = response
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """See `UpstreamResponse.chunks`."""
+        wait_s = self._expert.timeout_s.first_token
+        content = self._response.content
+        while True:
+            with mapped_errors(self._expert):
+                async with asyncio.timeout(wait_s):
+                    chunk = await content.readany()
+            if not chunk:
+                return
+            yield chunk
+            wait_s = self._expert.timeout_s.idle
+
+    async def read(self) -> bytes:
+        """See `UpstreamResponse.read`."""
+        with mapped_errors(self._expert):
+            return await self._response.read()
+
+    async def aclose(self) -> None:
+        """See `UpstreamResponse.aclose`."""
+        # a finished answer has given its connection back already; an open one is cut
+        self._response.close()
+
+
+class OpenAIBackend:
+    """Calls experts with aiohttp: one pool for all hosts, one for each local socket.
+
+    Parameters
+    ----------
+    sockets : Mapping of str to Path
+        Unix socket of each local process, by the weights it serves.
+    environ : Mapping of str to str
+        Where the keys are read that experts name by ``api_key_env``.
+    """
+
+    def __init__(self, sockets: Mapping[str, Path], environ: Mapping[str, str]) -> None:
+        self._sockets = sockets
+        self._environ = environ
+        self._sessions: dict[str, aiohttp.ClientSession] = {}
+
+    async def open(self, expert: Expert, request: UpstreamRequest) -> HttpResponse:
+        """See `Backend.open`."""
+        first = expert.timeout_s.first_token if request.stream else expert.timeout_s.total
+        timeout = aiohttp.ClientTimeout(
+            total=expert.timeout_s.total, sock_connect=expert.timeout_s.connect
+        )
+        session = self._session(expert)
+        with mapped_errors(expert):
+            async with asyncio.timeout(first):
+                response = await session.post(
+                    f"{base_url(expert)}/{request.path}",
+                    data=request.body,
+                    headers=self._headers(expert, request),
+                    timeout=timeout,
+                    allow_redirects=False,
+                )
+        return HttpResponse(expert, response)
+
+    async def get(self, expert: Expert, path: str, timeout_s: float) -> bytes:
+        """Return the body of ``GET /v1/<path>``; raises `ExpertError` when it is not a 200."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        with mapped_errors(expert):
+            async with self._session(expert).get(
+                f"{base_url(expert)}/{path}",
+                timeout=timeout,
+                headers=self._key_header(expert),
+                allow_redirects=False,
+            ) as response:
+                body = await response.read()
+        if response.status != 200:
+            raise ExpertError(f"Expert {expert.name!r} answered {response.status} to GET {path}.")
+        return body
+
+    async def aclose(self) -> None:
+        """See `Backend.aclose`."""
+        for session in self._sessions.values():
+            await session.close()
+
+    def _session(self, expert: Expert) -> aiohttp.ClientSession:
+        pool = expert.weights if expert.backend == "local" else ""
+        session = self._sessions.get(pool)
+        if session is None:
+            connector: aiohttp.BaseConnector
+            if pool:
+                connector = aiohttp.UnixConnector(path=str(self._sockets[pool]), limit=0)
+            else:
+                connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+            session = self._sessions[pool] = aiohttp.ClientSession(
+                connector=connector,
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                read_bufsize=_CHUNK_BYTES,
+            )
+        return session
+
+    def _headers(self, expert: Expert, request: UpstreamRequest) -> dict[str, str]:
+        return {
+            "content-type": "application/json",
+            "accept": "text/event-stream" if request.stream else "application/json",
+            "accept-encoding": "identity",
+            "x-request-id": request.request_id,
+            **self._key_header(expert),
+        }
+
+    def _key_header(self, expert: Expert) -> dict[str, str]:
+        if expert.api_key_env is None:
+            return {}
+        return {"authorization": f"Bearer {self._environ[expert.api_key_env]}"}
+
+
+def base_url(expert: Expert) -> str:
+    """Return the address of an expert's ``/v1``."""
+    return expert.base_url or "http://localhost/v1"
+
+
+def check_keys(experts: Mapping[str, Expert], environ: Mapping[str, str]) -> None:
+    """Refuse experts whose key is not set.
+
+    Raises
+    ------
+    ConfigError
+        Naming the expert and the variable.
+    """
+    for expert in experts.values():
+        if expert.api_key_env is not None and not environ.get(expert.api_key_env):
+            raise ConfigError(
+                f"expert {expert.name!r}: the environment variable {expert.api_key_env} "
+                "(api_key_env) must hold its key; it is not set. Set it, or remove api_key_env"
+            )

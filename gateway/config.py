@@ -1,0 +1,244 @@
+"""Read ``experts.yaml``: every fault is reported with its line, what is allowed and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from gateway.errors import ConfigError
+from gateway.schema import ExpertConfig, ExpertsFile, Runtime, Timeouts
+
+_KEYS = {
+    "experts": tuple(ExpertConfig.model_fields),
+    "timeout_s": tuple(Timeouts.model_fields),
+    "runtime": tuple(Runtime.model_fields),
+    "": tuple(ExpertsFile.model_fields),
+}
+
+
+def load_experts_file(path: Path) -> ExpertsFile:
+    """Read and check an experts file.
+
+    Parameters
+    ----------
+    path : Path
+        A YAML file.
+
+    Raises
+    ------
+    ConfigError
+        Naming every fault of the file: line, key, what is allowed, what came, how to mend it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path} not found. Name the file with --config, or start from the experts.yaml "
+            "that comes with the gateway"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    return parse_experts_file(text, path.name)
+
+
+def parse_experts_file(text: str, name: str = "experts.yaml") -> ExpertsFile:
+    """Check the text of an experts file; see `load_experts_file`.
+
+    Parameters
+    ----------
+    text : str
+        YAML.
+    name : str
+        What to call the file in errors.
+    """
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = f"{name}:{error.problem_mark.line + 1}" if error.problem_mark else name
+        raise ConfigError(f"{line}: not valid YAML: {error.problem or error.context}") from error
+    except (YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{name}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{name} must be a mapping with the keys version, general, experts and mapping; "
+            f"got {type(tree).__name__}"
+        )
+    try:
+        parsed = ExpertsFile.model_validate(_plain(tree))
+    except ValidationError as error:
+        faults = [_fault(item) for item in error.errors() if _written(tree, item)]
+    else:
+        faults = list(_cross_faults(parsed))
+    if faults:
+        raise ConfigError("\n".join(f"{name}:{_line(tree, at)}: {text}" for at, text in faults))
+    return parsed
+
+
+Location = tuple[int | str, ...]
+_GOT_CHARS = 80
+
+
+def _written(tree: Any, item: ErrorDetails) -> bool:  # noqa: ANN401
+    """Whether a fault stands where it was found: not under a key merged in from an anchor.
+
+    Faults of the anchor itself are reported once, at the anchor. A list that pydantic calls too
+    short because its items are at fault is left out too.
+    """
+    if item["type"] == "too_short" and item["input"]:
+        return False
+    node = tree
+    for part in item["loc"][:-1] if item["type"] == "missing" else item["loc"]:
+        try:
+            if not isinstance(part, int):
+                node.lc.key(part)
+            node = node[part]
+        except KeyError:
+            return False
+    return True
+
+
+def _plain(node: Any) -> Any:  # noqa: ANN401  (a YAML tree holds anything)
+    """Return a round-trip YAML tree as plain dicts, lists and scalars, merge keys applied."""
+    if isinstance(node, dict):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return node if type(node) is kind else kind(node)
+    return node
+
+
+def _line(tree: Any, location: Location) -> int:  # noqa: ANN401
+    """Return the 1-based line of the deepest part of `location` that a YAML tree holds."""
+    line, node = tree.lc.line, tree
+    for part in location:
+        try:
+            places = node.lc
+            place = places.item(part) if isinstance(part, int) else places.key(part)
+            line, node = place[0], node[part]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    return int(line) + 1
+
+
+def _dotted(location: Location) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return text.lstrip(".")
+
+
+def _fault(item: ErrorDetails) -> tuple[Location, str]:
+    """Put one pydantic error in our words."""
+    location, kind, got = item["loc"], item["type"], item["input"]
+    where = _dotted(location)
+    if kind == "extra_forbidden":
+        return location, _unknown_key(location)
+    if kind == "missing":
+        return location, f"{where} is missing. Add it"
+    if kind == "value_error":
+        return location, f"{where} {item['ctx']['error']}; got {_short(got)}"
+    allowed = item["msg"].partition("should ")[2].replace("tuple", "list")
+    return location, f"{where} must {allowed}; got {_short(got)}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _GOT_CHARS else f"{text[: _GOT_CHARS - 3]}..."
+
+
+def _unknown_key(location: Location) -> str:
+    parents = [part for part in location[:-1] if isinstance(part, str)]
+    allowed = _KEYS.get(parents[-1] if parents else "", _KEYS[""])
+    return f"{_dotted(location)} is not a key. {_suggest(str(location[-1]), allowed)}"
+
+
+def _suggest(got: str, allowed: Sequence[str]) -> str:
+    close = difflib.get_close_matches(got, allowed, n=1)
+    hint = f"Did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Allowed: {', '.join(allowed)}"
+
+
+def _cross_faults(file: ExpertsFile) -> Iterator[tuple[Location, str]]:
+    """Yield the faults that only show between keys."""
+    names = [expert.name for expert in file.experts]
+    for index, expert in enumerate(file.experts):
+        if expert.name in names[:index]:
+            first = names.index(expert.name)
+            yield (
+                ("experts", index, "name"),
+                f"experts[{index}].name must be unique; {expert.name!r} is also experts[{first}]."
+                " Rename one",
+            )
+        yield from _backend_faults(index, expert)
+    yield from _weights_faults(file.experts)
+    yield from _reference_faults(file, names)
+
+
+def _backend_faults(index: int, expert: ExpertConfig) -> Iterator[tuple[Location, str]]:
+    at = ("experts", index)
+    if expert.backend == "openai" and expert.base_url is None:
+        yield (
+            at,
+            (
+                f"experts[{index}].base_url is missing; backend openai needs it. "
+                "Write the server's address, e.g. http://localhost:8000/v1"
+            ),
+        )
+    if expert.backend == "local" and expert.base_url is not None:
+        yield (
+            (*at, "base_url"),
+            f"experts[{index}].base_url must be left out with backend local: the "
+            "gateway runs that process itself. Remove it, or use backend: openai",
+        )
+    if expert.backend == "openai" and expert.runtime != Runtime():
+        yield (*at, "runtime"), f"experts[{index}].runtime is for backend local only. Remove it"
+    active_b, total_b = expert.active_params_b, expert.total_params_b
+    if active_b is not None and total_b is not None and active_b > total_b:
+        yield (
+            (*at, "active_params_b"),
+            f"experts[{index}].active_params_b must be at most total_params_b ({total_b}); "
+            f"got {active_b}",
+        )
+
+
+def _weights_faults(experts: Sequence[ExpertConfig]) -> Iterator[tuple[Location, str]]:
+    """Experts over the same weights must agree on what the weights decide."""
+    first: dict[str, tuple[int, ExpertConfig]] = {}
+    for index, expert in enumerate(experts):
+        if expert.weights is None:
+            continue
+        other_index, other = first.setdefault(expert.weights, (index, expert))
+        shared = ["total_params_b"]
+        if expert.backend == "local":
+            shared += ["backend", "model", "context_window", "runtime"]
+        for key in shared:
+            if getattr(expert, key) != getattr(other, key):
+                yield (
+                    ("experts", index, key),
+                    f"experts[{index}].{key} must equal experts[{other_index}].{key} "
+                    f"({getattr(other, key)!r}): both name the weights {expert.weights!r}; "
+                    f"got {getattr(expert, key)!r}",
+                )
+
+
+def _reference_faults(file: ExpertsFile, names: list[str]) -> Iterator[tuple[Location, str]]:
+    if file.general not in names:
+        yield (
+            ("general",),
+            f"general must name an expert; got {file.general!r}. {_suggest(file.general, names)}",
+        )
+    for category, ranked in file.mapping.items():
+        for index, name in enumerate(ranked):
+            if name not in names:
+                yield (
+                    ("mapping", category, index),
+                    f"mapping.{category}[{index}] must name an expert; got {name!r}. "
+                    f"{_suggest(name, names)}",
+                )

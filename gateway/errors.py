@@ -1,0 +1,135 @@
+"""Every error the gateway raises on purpose, with its HTTP status and OpenAI `type` and `code`.
+
+::
+
+    GatewayError                     500 api_error
+    ├── InvalidRequestError          400 invalid_request_error
+    │   ├── BodyTooLargeError        413 invalid_request_error  request_too_large
+    │   ├── ModelNotFoundError       404 invalid_request_error  model_not_found
+    │   └── ContextLengthError       400 invalid_request_error  context_length_exceeded
+    ├── AuthenticationError          401 authentication_error   invalid_api_key
+    ├── PermissionDeniedError        403 permission_error
+    └── ExpertError                  502 api_error              expert_failed
+        ├── ExpertBusyError          429 rate_limit_error       expert_busy
+        ├── ExpertUnavailableError   503 api_error              expert_unavailable
+        └── ExpertTimeoutError       504 api_error              expert_timeout
+    ConfigError                      never over HTTP: a broken experts.yaml or environment
+    CacheError                       never over HTTP: counted, and the request goes on
+
+Clients of the OpenAI protocol find these fields in ``{"error": {message, type, param, code}}``,
+and, when a stream is already open, in an event ``data: {"error": ...}``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class GatewayError(Exception):
+    """Base of the errors that reach a client.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, where, what is allowed, what came, and how to mend it.
+    param : str or None
+        The request field at fault, e.g. ``messages[0].content``; None when it is no one field.
+    retry_after_s : float or None
+        Seconds after which a retry may succeed; None when waiting does not help.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "api_error"
+    code: ClassVar[str | None] = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def envelope(self) -> dict[str, Any]:
+        """Return the OpenAI error object of this error."""
+        fields = {"message": self.message, "type": self.type, "param": self.param}
+        return {"error": {**fields, "code": self.code}}
+
+
+class InvalidRequestError(GatewayError):
+    """The request is malformed."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """The request body is over the limit."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """`model` names neither a route nor an expert."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class ContextLengthError(InvalidRequestError):
+    """No expert has a context window that could hold the prompt."""
+
+    code = "context_length_exceeded"
+
+
+class AuthenticationError(GatewayError):
+    """No API key, or a wrong one."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+
+class PermissionDeniedError(GatewayError):
+    """The caller may not use this."""
+
+    status = 403
+    type = "permission_error"
+
+
+class ExpertError(GatewayError):
+    """An expert answered with a failure or with garbage."""
+
+    status = 502
+    code = "expert_failed"
+
+
+class ExpertBusyError(ExpertError):
+    """An expert refused the call because of its own limits."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "expert_busy"
+
+
+class ExpertUnavailableError(ExpertError):
+    """An expert cannot be reached, or is still loading."""
+
+    status = 503
+    code = "expert_unavailable"
+
+
+class ExpertTimeoutError(ExpertError):
+    """An expert did not answer in time."""
+
+    status = 504
+    code = "expert_timeout"
+
+
+class ConfigError(Exception):
+    """The configuration is broken; the message says where and how to mend it."""
+
+
+class CacheError(Exception):
+    """The cache failed; callers count it and go on without."""

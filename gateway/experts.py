@@ -1,0 +1,118 @@
+"""The experts a gateway serves, as the request path sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config import load_experts_file
+from gateway.schema import Capability, ExpertsFile, Runtime, Timeouts
+
+AUTO = "auto"
+"""The `model` that asks for routing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """A served model; see `gateway.schema.ExpertConfig` for what the keys mean.
+
+    Attributes
+    ----------
+    weights : str
+        Experts with equal `weights` share them; an expert without shared ones has its own name.
+    """
+
+    name: str
+    description: str
+    backend: str
+    base_url: str | None
+    model: str
+    api_key_env: str | None
+    active_params_b: float | None
+    total_params_b: float | None
+    weights: str
+    context_window: int | None
+    capabilities: frozenset[Capability]
+    system_prompt: str | None
+    timeout_s: Timeouts
+    runtime: Runtime
+
+
+class ExpertRegistry(Mapping[str, Expert]):
+    """The experts by name, in the order of the file, with the mapping the operator wrote.
+
+    Parameters
+    ----------
+    file : ExpertsFile
+        A checked experts file.
+    path : Path
+        Where it lies; relative paths in it start from its folder.
+    """
+
+    def __init__(self, file: ExpertsFile, path: Path) -> None:
+        self.file = file
+        self.path = path
+        self._experts = {
+            config.name: Expert(
+                **{
+                    **{key: getattr(config, key) for key in type(config).model_fields},
+                    "weights": config.weights or config.name,
+                    "capabilities": frozenset(config.capabilities),
+                }
+            )
+            for config in file.experts
+        }
+
+    @classmethod
+    def load(cls, path: Path) -> ExpertRegistry:
+        """Read an experts file; raises `ConfigError` as `load_experts_file` does."""
+        return cls(load_experts_file(path), path)
+
+    def __getitem__(self, name: str) -> Expert:
+        return self._experts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._experts)
+
+    def __len__(self) -> int:
+        return len(self._experts)
+
+    @property
+    def general(self) -> Expert:
+        """The expert for uncertain prompts."""
+        return self._experts[self.file.general]
+
+    @property
+    def mapping(self) -> Mapping[str, Sequence[str]]:
+        """Category -> names of experts, best first."""
+        return self.file.mapping
+
+    @property
+    def local_weights(self) -> dict[str, Expert]:
+        """One expert for each process to run: weights -> the first local expert over them."""
+        first: dict[str, Expert] = {}
+        for expert in self._experts.values():
+            if expert.backend == "local":
+                first.setdefault(expert.weights, expert)
+        return first
+
+    @property
+    def resident_params_b(self) -> float:
+        """10^9 parameters of the distinct weights of known size; see `unknown_weights`."""
+        return sum(size for size in self._weight_sizes().values() if size is not None)
+
+    @property
+    def unknown_weights(self) -> tuple[str, ...]:
+        """Weights without a `total_params_b`."""
+        return tuple(name for name, size in self._weight_sizes().items() if size is None)
+
+    def _weight_sizes(self) -> dict[str, float | None]:
+        return {expert.weights: expert.total_params_b for expert in self._experts.values()}
+
+    @property
+    def router_path(self) -> Path:
+        """Folder of the router: relative to the experts file, else the one that ships."""
+        beside = self.path.parent / self.file.router
+        shipped = Path(__file__).parents[1] / self.file.router
+        return beside if beside.exists() or not shipped.exists() else shipped

@@ -1,0 +1,189 @@
+"""Choose the experts for a request: capability filter, choice cache, router, mapping."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gateway.cache.choices import ChoiceCache, choice_key
+from gateway.composition import Composition
+from gateway.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
+from gateway.experts import AUTO, Expert, ExpertRegistry
+from gateway.metrics import Metrics
+from routers.base import Decision, FloatArray, decide
+from routers.text import RequestText, read_request
+
+MOST_CHARS_PER_TOKEN = 16
+"""Only what is certain not to fit is refused here: no tokenizer in use does better than this."""
+
+Cache = Literal["hit", "miss", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a request goes.
+
+    Attributes
+    ----------
+    experts : tuple of Expert
+        Best first; the later ones are the fallbacks. A pinned expert has none.
+    decision : Decision or None
+        What the router said; None when the client pinned an expert.
+    reading : RequestText or None
+        What of the conversation was classified; None likewise.
+    cache : {"hit", "miss", "off"}
+        Whether the choice was found in the cache.
+    router_active_params_b : float
+        10^9 parameters spent on classifying: 0 for a cached choice or a pinned expert.
+    """
+
+    experts: tuple[Expert, ...]
+    decision: Decision | None
+    reading: RequestText | None
+    cache: Cache
+    router_active_params_b: float
+
+    @property
+    def reason(self) -> str:
+        """Why the first expert was chosen, as in ``x-coe-reason``."""
+        if self.decision is None:
+            return "pinned"
+        if self.cache == "hit" and self.decision.reason == "routed":
+            return "cached_choice"
+        return self.decision.reason
+
+
+class Planner:
+    """Plans requests; the same code serves the endpoint, ``/v1/route`` and ``coe route``.
+
+    Parameters
+    ----------
+    composition : Composition
+        The experts, the router and the mapping.
+    cache : ChoiceCache or None
+        None plans without a cache.
+    executor : Executor
+        Where texts are classified, so that the event loop goes on.
+    metrics : Metrics
+        Counts choices and times classifications.
+    """
+
+    def __init__(
+        self,
+        composition: Composition,
+        cache: ChoiceCache | None,
+        executor: Executor,
+        metrics: Metrics,
+    ) -> None:
+        self.composition = composition
+        self._cache = cache
+        self._executor = executor
+        self._metrics = metrics
+
+    async def plan(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        needs: Collection[str],
+        tenant: str,
+    ) -> Plan:
+        """Return where a request goes.
+
+        Raises
+        ------
+        ModelNotFoundError
+            When `model` is neither ``auto`` nor an expert.
+        InvalidRequestError
+            When no expert is able to take the request; `ContextLengthError` when it is too long.
+        """
+        registry = self.composition.registry
+        if model in registry:
+            return Plan((registry[model],), None, None, "off", 0.0)
+        if model != AUTO:
+            raise ModelNotFoundError(
+                f"'model' must be one of: {', '.join((AUTO, *registry))}; got {model[:80]!r}.",
+                param="model",
+            )
+        candidates = able(registry, messages, needs)
+        reading = read_request(messages)
+        probabilities, cache = await self._probabilities(reading.text, tenant)
+        composition, router = self.composition, self.composition.router
+        decision = decide(probabilities, router.categories_, composition.min_confidence)
+        ranked = composition.mapping.rank(decision, candidates)
+        spent = 0.0 if cache == "hit" else router.active_params_b
+        return Plan(tuple(registry[name] for name in ranked), decision, reading, cache, spent)
+
+    async def _probabilities(self, text: str, tenant: str) -> tuple[FloatArray, Cache]:
+        """Return the router's row for a text, from the cache where it is there."""
+        router = self.composition.router
+        if self._cache is None:
+            return await self._classify(text), "off"
+        key = choice_key(tenant, router, text)
+        cached = await self._cache.get(key, len(router.categories_))
+        if cached is not None:
+            self._metrics.choices.labels("hit").inc()
+            return cached, "hit"
+        probabilities = await self._classify(text)
+        await self._cache.set(key, probabilities)
+        self._metrics.choices.labels("miss").inc()
+        return probabilities, "miss"
+
+    async def _classify(self, text: str) -> FloatArray:
+        started_s = time.perf_counter()
+        loop = asyncio.get_running_loop()
+        rows = await loop.run_in_executor(
+            self._executor, self.composition.router.predict_proba, [text]
+        )
+        self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
+        row: FloatArray = rows[0]
+        return row
+
+
+def able(
+    registry: ExpertRegistry, messages: Sequence[Mapping[str, Any]], needs: Collection[str]
+) -> tuple[str, ...]:
+    """Return the names of the experts that can take a request: capabilities, then context.
+
+    Raises
+    ------
+    InvalidRequestError
+        When none has what the request needs.
+    ContextLengthError
+        When none has a context window that could hold it.
+    """
+    capable = [expert for expert in registry.values() if expert.capabilities.issuperset(needs)]
+    if not capable:
+        raise InvalidRequestError(
+            f"No expert has what this request needs: {', '.join(sorted(needs))}. "
+            "Leave it out, or list it under an expert's capabilities in experts.yaml."
+        )
+    n_chars = count_chars(messages)
+    windows = [expert.context_window for expert in capable]
+    known = [window for window in windows if window is not None]
+    if len(known) == len(windows) and n_chars > max(known) * MOST_CHARS_PER_TOKEN:
+        raise ContextLengthError(
+            f"'messages' hold {n_chars} characters; the largest context window is {max(known)} "
+            "tokens. Shorten the conversation.",
+            param="messages",
+        )
+    return tuple(
+        expert.name
+        for expert in capable
+        if expert.context_window is None or n_chars <= expert.context_window * MOST_CHARS_PER_TOKEN
+    )
+
+
+def count_chars(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Return the characters of text in a conversation."""
+    total = 0
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            total += len(content)
+        elif isinstance(content, list):
+            total += sum(len(part.get("text") or "") for part in content if part["type"] == "text")
+    return total

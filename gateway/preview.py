@@ -1,0 +1,51 @@
+"""``coe route``: the decision for one prompt, made by the code that serves requests."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from rich.console import Console
+from rich.table import Table
+
+from gateway.api.route import describe
+from gateway.auth import DEFAULT_TENANT
+from gateway.composition import compose
+from gateway.experts import AUTO, ExpertRegistry
+from gateway.metrics import Metrics
+from gateway.planner import Planner
+
+BAR_CHARS = 30
+
+
+async def preview(config: Path, prompt: str) -> dict[str, Any]:
+    """Return where a prompt would go, as ``/v1/route`` answers it."""
+    composition = compose(ExpertRegistry.load(config))
+    messages = [{"role": "user", "content": prompt}]
+    with ThreadPoolExecutor(1) as executor:
+        planner = Planner(composition, None, executor, Metrics(CollectorRegistry()))
+        plan = await planner.plan(AUTO, messages, (), DEFAULT_TENANT)
+    return describe(plan, composition)
+
+
+def print_preview(shown: dict[str, Any]) -> None:
+    """Print a decision for people."""
+    console = Console()
+    console.print(
+        f"[bold]{shown['category']}[/] ({shown['confidence']:.1%}, {shown['reason']}) "
+        f"-> [bold]{shown['expert']}[/]"
+    )
+    table = Table(box=None, show_header=False)
+    ranked = sorted(shown["probabilities"].items(), key=lambda item: -item[1])
+    for category, probability in ranked:
+        table.add_row(category, f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
+    console.print(table)
+    console.print(f"fallbacks: {', '.join(shown['ranked'][1:]) or 'none'}")
+    console.print(f"router: {shown['router']}; active parameters: {_billions(shown)}")
+
+
+def _billions(shown: dict[str, Any]) -> str:
+    size = shown["active_params_b"]
+    return "unknown" if size is None else f"{size:.3f} B with the router's"

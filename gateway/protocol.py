@@ -1,0 +1,238 @@
+"""The wire format of chat completions: what is read of a request, and what is sent upstream.
+
+A request is decoded once. Fields the gateway does not know are never decoded: they stay the bytes
+that the client sent (`msgspec.Raw`) and are forwarded as such.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Raw
+
+from gateway.errors import InvalidRequestError
+
+_MAX_NAME_CHARS = 256
+
+Tokens = Annotated[int, Meta(ge=1, le=2**31)]
+
+
+class _ChatFields(msgspec.Struct):
+    """The fields that are checked here; others are the expert's to judge.
+
+    References
+    ----------
+    OpenAI API, `POST /v1/chat/completions`.
+    """
+
+    model: Annotated[str, Meta(min_length=1, max_length=_MAX_NAME_CHARS)]
+    messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=128)] | None = None
+    stop: str | list[str] | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat completion request, checked.
+
+    Attributes
+    ----------
+    model : str
+        What the client asked for: ``auto`` or the name of an expert.
+    messages : list of dict
+        The conversation, decoded, for reading.
+    stream : bool
+        Whether the answer is to be streamed.
+    include_usage : bool
+        Whether the client wants the usage in the last chunk of a stream.
+    needs : frozenset of str
+        Capabilities that an expert must have for this request.
+    fields : dict of str to Raw
+        Every field as the client sent it.
+    """
+
+    model: str
+    messages: list[dict[str, Any]]
+    stream: bool
+    include_usage: bool
+    needs: frozenset[str]
+    fields: dict[str, Raw]
+
+
+_decode_known = msgspec.json.Decoder(_ChatFields).decode
+_decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def parse_chat_request(body: bytes) -> ChatRequest:
+    """Check a request body and read what routing needs.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming the field at fault; also for bytes that are not JSON.
+    """
+    try:
+        known = _decode_known(body)
+        fields = _decode_raw(body)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error)) from error
+    except RecursionError as error:
+        raise InvalidRequestError("The request body is nested too deeply.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
+    _check_messages(known.messages)
+    options = known.stream_options or {}
+    return ChatRequest(
+        model=known.model,
+        messages=known.messages,
+        stream=bool(known.stream),
+        include_usage=bool(options.get("include_usage")),
+        needs=_needs(known),
+        fields=fields,
+    )
+
+
+def _field_error(text: str) -> InvalidRequestError:
+    """Turn msgspec's ``Expected `bool`, got `str` - at `$.stream``` into our error."""
+    problem, _, path = text.partition(" - at `$")
+    param = path.rstrip("`").lstrip(".") or None
+    if param is None and "missing required field" in problem:
+        param = problem.rsplit("`", 2)[1]
+    where = f"'{param}'" if param else "The request body"
+    return InvalidRequestError(f"{where}: {problem[:1].lower()}{problem[1:]}.", param=param)
+
+
+def _check_messages(messages: list[dict[str, Any]]) -> None:
+    has_content = False
+    for index, message in enumerate(messages):
+        at = f"messages[{index}]"
+        role = message.get("role")
+        if not isinstance(role, str) or not role:
+            raise InvalidRequestError(
+                f"'{at}.role' must be a string such as 'user'; got {_short(role)}.",
+                param=f"{at}.role",
+            )
+        has_content |= _check_content(message, f"{at}.content")
+    if not has_content:
+        param = f"messages[{len(messages) - 1}].content"
+        raise InvalidRequestError(
+            "'messages' must hold some content; every message is empty.", param=param
+        )
+
+
+def _check_content(message: dict[str, Any], at: str) -> bool:
+    """Check the content of one message; returns whether it says anything."""
+    content = message.get("content")
+    if content is None:
+        return bool(message.get("tool_calls"))
+    if isinstance(content, str):
+        _refuse_nul(content, at)
+        return bool(content.strip())
+    if not isinstance(content, list):
+        raise InvalidRequestError(
+            f"'{at}' must be a string or a list of parts; got {_short(content)}.", param=at
+        )
+    return any([_check_part(part, f"{at}[{index}]") for index, part in enumerate(content)])
+
+
+def _check_part(part: object, at: str) -> bool:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        raise InvalidRequestError(
+            f"'{at}' must be an object with a string 'type'; got {_short(part)}.", param=at
+        )
+    if part["type"] != "text":
+        return True
+    text = part.get("text")
+    if not isinstance(text, str):
+        raise InvalidRequestError(
+            f"'{at}.text' must be a string; got {_short(text)}.", param=f"{at}.text"
+        )
+    _refuse_nul(text, f"{at}.text")
+    return bool(text.strip())
+
+
+def _refuse_nul(text: str, at: str) -> None:
+    # C servers behind the gateway end a string there: the prompt would be cut in silence
+    if "\0" in text:
+        raise InvalidRequestError(f"'{at}' must not hold NUL characters.", param=at)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _needs(known: _ChatFields) -> frozenset[str]:
+    needs = set()
+    if known.tools:
+        needs.add("tools")
+    if known.response_format and known.response_format.get("type") == "json_schema":
+        needs.add("json_schema")
+    for message in known.messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            kinds = {part["type"] for part in content}
+            needs |= {name for kind, name in _PART_NEEDS.items() if kind in kinds}
+    return frozenset(needs)
+
+
+_PART_NEEDS = {"image_url": "vision", "input_audio": "audio"}
+
+
+def upstream_body(request: ChatRequest, model: str, system_prompt: str | None) -> bytes:
+    """Return the body for an expert: the client's, but for what the gateway must change.
+
+    Parameters
+    ----------
+    model : str
+        The name the expert's server knows the model by.
+    system_prompt : str or None
+        The prompt of a virtual expert, put in front of the conversation; None leaves it as it is.
+
+    Notes
+    -----
+    Streams always ask for usage: without it the cost of an answer would be unknown. The chunk that
+    holds it is kept from clients that did not ask (`gateway.sse`).
+    """
+    changed: dict[str, Any] = {"model": model}
+    if system_prompt:
+        changed["messages"] = with_system_prompt(request.messages, system_prompt)
+    if request.stream and not request.include_usage:
+        options = request.fields.get("stream_options", Raw(b"null"))
+        asked = msgspec.json.decode(options) or {}
+        changed["stream_options"] = {**asked, "include_usage": True}
+    return _encode({**request.fields, **changed})
+
+
+def with_system_prompt(messages: list[dict[str, Any]], system_prompt: str) -> list[dict[str, Any]]:
+    """Put a system prompt in front; one that the client sent follows in the same message.
+
+    Many chat templates accept one system message only, and only as the first.
+    """
+    first = messages[0]
+    if first["role"] not in {"system", "developer"}:
+        return [{"role": "system", "content": system_prompt}, *messages]
+    content = first.get("content")
+    joined: str | list[Any]
+    if isinstance(content, list):
+        joined = [{"type": "text", "text": system_prompt}, *content]
+    else:
+        joined = f"{system_prompt}\n\n{content or ''}".rstrip()
+    return [{**first, "content": joined}, *messages[1:]]

@@ -1,0 +1,133 @@
+"""The schema of ``experts.yaml``: what each key means, what it may hold, and its JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Capability = Literal["tools", "json_schema", "vision", "audio"]
+Billions = Annotated[float, Field(gt=0, le=100_000)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Timeouts(_Strict):
+    """How long to wait for an expert, in seconds."""
+
+    connect: Seconds = Field(2, description="Opening the connection, in seconds.")
+    first_token: Seconds = Field(30, description="First byte of a streamed answer, in seconds.")
+    idle: Seconds = Field(30, description="Silence within a streamed answer, in seconds.")
+    total: Seconds = Field(600, description="The whole answer, in seconds.")
+
+
+class Runtime(_Strict):
+    """How a local expert's process is run. Experts with the same weights share one process."""
+
+    parallel: int = Field(4, ge=1, le=256, description="Answers generated at the same time.")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="CPU threads; null = half of the cores."
+    )
+    gpu_layers: int = Field(
+        0, ge=-1, description="Layers kept on a GPU; -1 = all. Needs a GPU build of xllamacpp."
+    )
+
+
+class ExpertConfig(_Strict):
+    """One expert: a served model, or a domain prompt over one that others share."""
+
+    name: Name = Field(description="Unique name; clients pin the expert by `model: <name>`.")
+    description: str = Field("", description="What it is good at, in a few words.")
+    backend: Literal["openai", "local"] = Field(
+        description="openai = any OpenAI-compatible URL; local = a process the gateway runs."
+    )
+    base_url: str | None = Field(
+        None, description="Address up to and with /v1, e.g. http://vllm-math:8000/v1 (openai only)."
+    )
+    model: str = Field(
+        min_length=1,
+        description="openai: the name the server knows the model by. local: "
+        "embedded:smollm2-135m-instruct, a path to a .gguf file, or hf:OWNER/REPO/FILE.gguf.",
+    )
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Name of the environment variable that holds the key; null = no key.",
+    )
+    active_params_b: Billions | None = Field(
+        None, description="10^9 parameters used per token; null = unknown, reported as such."
+    )
+    total_params_b: Billions | None = Field(
+        None, description="10^9 parameters resident in memory; null = unknown."
+    )
+    weights: Name | None = Field(
+        None, description="Experts that name the same weights share them; null = its own."
+    )
+    context_window: int | None = Field(
+        None, ge=1, description="Tokens of prompt and answer together; null = unknown, not checked."
+    )
+    capabilities: tuple[Capability, ...] = Field(
+        (), strict=False, description="What it can do besides text."
+    )
+    system_prompt: str | None = Field(
+        None, description="Put in front of every conversation; null = none."
+    )
+    timeout_s: Timeouts = Field(Timeouts(), description="How long to wait for it, in seconds.")
+    runtime: Runtime = Field(Runtime(), description="How its process is run (local only).")
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        scheme, _, rest = value.partition("://")
+        if scheme not in {"http", "https"} or not rest or rest.startswith("/"):
+            hint = rest or value
+            raise ValueError(f"must be an http(s) URL. Write http://{hint.strip('/')}")
+        if "@" in rest.split("/", 1)[0] or any(c.isspace() for c in value):
+            raise ValueError("must hold no spaces and no user:password; use api_key_env for a key")
+        return value.rstrip("/")
+
+
+class ExpertsFile(_Strict):
+    """The whole of ``experts.yaml``."""
+
+    version: Literal[1] = Field(description="Version of this format.")
+    router: str = Field(
+        "routers/default",
+        min_length=1,
+        description="Folder of a trained router, relative to this file; routers/default ships.",
+    )
+    min_confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
+        "auto",
+        description="Below this probability a prompt goes to `general`; auto = the threshold "
+        "that was calibrated when the router was trained.",
+    )
+
+    general: Name = Field(description="The expert for uncertain prompts, and the last fallback.")
+    experts: tuple[ExpertConfig, ...] = Field(min_length=1, strict=False)
+    mapping: dict[str, Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]] = Field(
+        description="Category -> experts, best first. A category left out goes to `general`."
+    )
+
+    @field_validator("min_confidence", mode="before")
+    @classmethod
+    def _is_probability(cls, value: object) -> object:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value == "auto" or (number and 0 <= value <= 1):  # type: ignore[operator]
+            return value
+        raise ValueError("must be auto or a number from 0 to 1")
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of ``experts.yaml``, for editors."""
+    schema = ExpertsFile.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "experts.yaml",
+        **{key: value for key, value in schema.items() if key != "title"},
+    }

@@ -1,0 +1,136 @@
+"""``coe serve``: the parent of a gateway's processes. It serves nothing itself.
+
+It checks the configuration, opens the listening socket, then starts the embedded cache, one process
+for each distinct local weights, and the workers, and restarts what ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from gateway.composition import check
+from gateway.errors import ConfigError
+from gateway.experts import ExpertRegistry
+from gateway.settings import Settings
+from gateway.supervisor.plan import WORKER, cache_spec, expert_specs, worker_spec
+from gateway.supervisor.supervisor import Supervisor
+from gateway.worker import BACKLOG
+
+READY_POLL_S = 0.1
+STOP_SLACK_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, say: Callable[[str], None]) -> int:
+    """Run a gateway until SIGINT or SIGTERM; returns the exit code.
+
+    Parameters
+    ----------
+    settings : Settings
+        Validated settings.
+    say : callable
+        Tells the operator, in a line, what happens.
+
+    Raises
+    ------
+    ConfigError
+        When the configuration is broken or the port is taken: nothing was started then.
+    """
+    settings.check_exposure()
+    registry = ExpertRegistry.load(settings.config)
+    check(registry)
+    with open_listener(settings.host, settings.port) as listener:
+        run_dir = Path(tempfile.mkdtemp(prefix="coe-"))
+        try:
+            return asyncio.run(_run(settings, registry, listener, run_dir, say))
+        finally:
+            shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket.
+
+    Raises
+    ------
+    ConfigError
+        When the address is not ours or the port is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. "
+            "Choose another address with --host and --port"
+        ) from error
+
+
+async def _run(
+    settings: Settings,
+    registry: ExpertRegistry,
+    listener: socket.socket,
+    run_dir: Path,
+    say: Callable[[str], None],
+) -> int:
+    host, port = listener.getsockname()[:2]
+    specs = expert_specs(registry, run_dir)
+    if settings.redis_url is None:
+        specs.append(cache_spec(run_dir))
+    metrics_dir = run_dir / "metrics"
+    metrics_dir.mkdir()
+    environ = {
+        "COE_CONFIG": str(settings.config.resolve()),
+        "COE_RUN_DIR": str(run_dir),
+        "COE_LOG_LEVEL": settings.log_level,
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir),
+    }
+    workers = [worker_spec(i, listener.fileno(), environ) for i in range(settings.workers)]
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    async with Supervisor(run_dir) as supervisor:
+        supervisor.start([*specs, *workers])
+        say(f"starting {len(specs)} local processes and {len(workers)} worker(s) ...")
+        ready = asyncio.create_task(_announce(host, port, say))
+        stopped = asyncio.create_task(stopping.wait())
+        failed = asyncio.create_task(supervisor.failed())
+        await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+        code = failed.result() if failed.done() else 0
+        for task in (ready, stopped, failed):
+            task.cancel()
+        say("stopping: open answers are finished first ...")
+        await supervisor.stop(WORKER, settings.drain_timeout_s + STOP_SLACK_S)
+    say("stopped")
+    return code
+
+
+async def _announce(host: str, port: int, say: Callable[[str], None]) -> None:
+    """Tell the operator once the gateway is ready."""
+    started_s = time.monotonic()
+    while not await asyncio.to_thread(_is_ready, host, port):
+        await asyncio.sleep(READY_POLL_S)
+    shown = f"[{host}]" if ":" in host else host
+    say(f"ready after {time.monotonic() - started_s:.1f} s: http://{shown}:{port}/v1")
+
+
+def _is_ready(host: str, port: int) -> bool:
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    connection = HTTPConnection(reachable, port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()

@@ -1,0 +1,47 @@
+"""What the HTTP routes work with: made once in `gateway.app`, found on the request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request
+
+from gateway.accounting import Ledger
+from gateway.backends.openai_http import OpenAIBackend
+from gateway.cache.choices import ChoiceCache
+from gateway.composition import Composition
+from gateway.metrics import Metrics
+from gateway.pipeline import Pipeline
+from gateway.planner import Planner
+from gateway.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a running gateway.
+
+    Attributes
+    ----------
+    children : callable
+        Returns what the supervisor says of each local process that is not up, by its weights.
+    started_at : float
+        Seconds since 1970.
+    """
+
+    settings: Settings
+    composition: Composition
+    planner: Planner
+    pipeline: Pipeline
+    backend: OpenAIBackend
+    cache: ChoiceCache
+    ledger: Ledger
+    metrics: Metrics
+    children: Callable[[], Mapping[str, str]]
+    started_at: float
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the application that handles a request."""
+    return cast(Services, request.app.state.services)

