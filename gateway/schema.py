@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -84,12 +87,15 @@ class ExpertConfig(_Strict):
     def _is_http_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        scheme, _, rest = value.partition("://")
-        if scheme not in {"http", "https"} or not rest or rest.startswith("/"):
-            hint = rest or value
-            raise ValueError(f"must be an http(s) URL. Write http://{hint.strip('/')}")
-        if "@" in rest.split("/", 1)[0] or any(c.isspace() for c in value):
+        if not _is_http(value):
+            rest = (value.partition("://")[2] or value).strip("/")
+            hint = rest if "/" in rest else f"{rest}/v1"
+            raise ValueError(f"must be an http(s) URL. Write http://{hint}")
+        parts = urlsplit(value)
+        if "@" in parts.netloc or any(c.isspace() for c in value):
             raise ValueError("must hold no spaces and no user:password; use api_key_env for a key")
+        if parts.query or parts.fragment:
+            raise ValueError("must end with its path, e.g. /v1. Remove what follows it")
         return value.rstrip("/")
 
 
@@ -123,6 +129,14 @@ class ExpertsFile(_Strict):
         raise ValueError("must be auto or a number from 0 to 1")
 
 
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a broken port or IPv6 address
+        return False
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of ``experts.yaml``, for editors."""
     schema = ExpertsFile.model_json_schema()
@@ -131,3 +145,7 @@ def json_schema() -> dict[str, Any]:
         "title": "experts.yaml",
         **{key: value for key, value in schema.items() if key != "title"},
     }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
