@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from gateway.errors import ConfigError
@@ -21,6 +22,8 @@ _KEYS = {
     "runtime": tuple(Runtime.model_fields),
     "": tuple(ExpertsFile.model_fields),
 }
+_YAML_FAULTS = (YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
+"""What ruamel.yaml raises: the last three for ``!!bool x``, ``+_`` and the like."""
 
 
 def load_experts_file(path: Path) -> ExpertsFile:
@@ -60,22 +63,25 @@ def parse_experts_file(text: str, name: str = "experts.yaml") -> ExpertsFile:
     """
     try:
         tree = YAML(typ="rt").load(text)
+        plain = _plain(tree)
     except MarkedYAMLError as error:
         line = f"{name}:{error.problem_mark.line + 1}" if error.problem_mark else name
         raise ConfigError(f"{line}: not valid YAML: {error.problem or error.context}") from error
-    except (YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{name}: not valid YAML: {error}") from error
+    except _YAML_FAULTS as error:
+        raise ConfigError(f"{name}: not valid YAML: {type(error).__name__}: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{name} must be a mapping with the keys version, general, experts and mapping; "
             f"got {type(tree).__name__}"
         )
     try:
-        parsed = ExpertsFile.model_validate(_plain(tree))
+        parsed = ExpertsFile.model_validate(plain)
     except ValidationError as error:
-        faults = [_fault(item) for item in error.errors() if _written(tree, item)]
+        found = [_fault(item) for item in error.errors() if not _is_echo(item)]
     else:
-        faults = list(_cross_faults(parsed))
+        found = list(_cross_faults(parsed))
+    # a fault under a merged key is reported once, at the anchor
+    faults = [fault for fault in found if _written(tree, fault[0])] or found[:1]
     if faults:
         raise ConfigError("\n".join(f"{name}:{_line(tree, at)}: {text}" for at, text in faults))
     return parsed
@@ -85,22 +91,21 @@ Location = tuple[int | str, ...]
 _GOT_CHARS = 80
 
 
-def _written(tree: Any, item: ErrorDetails) -> bool:  # noqa: ANN401
-    """Whether a fault stands where it was found: not under a key merged in from an anchor.
+def _is_echo(item: ErrorDetails) -> bool:
+    """Whether pydantic calls a list too short only because its items are at fault."""
+    return item["type"] == "too_short" and bool(item["input"])
 
-    Faults of the anchor itself are reported once, at the anchor. A list that pydantic calls too
-    short because its items are at fault is left out too.
-    """
-    if item["type"] == "too_short" and item["input"]:
-        return False
+
+def _written(tree: Any, location: Location) -> bool:  # noqa: ANN401
+    """Whether a location stands in the file itself: not under a key merged in from an anchor."""
     node = tree
-    for part in item["loc"][:-1] if item["type"] == "missing" else item["loc"]:
-        try:
-            if not isinstance(part, int):
-                node.lc.key(part)
-            node = node[part]
-        except KeyError:
-            return False
+    for part in location:
+        if isinstance(node, CommentedMap):
+            if part not in node:
+                return not node.merge
+            if part not in (node.lc.data or ()):
+                return False
+        node = node[part]
     return True
 
 
@@ -185,11 +190,9 @@ def _backend_faults(index: int, expert: ExpertConfig) -> Iterator[tuple[Location
     at = ("experts", index)
     if expert.backend == "openai" and expert.base_url is None:
         yield (
-            at,
-            (
-                f"experts[{index}].base_url is missing; backend openai needs it. "
-                "Write the server's address, e.g. http://localhost:8000/v1"
-            ),
+            (*at, "base_url"),
+            f"experts[{index}].base_url is missing; backend openai needs it. "
+            "Write the server's address, e.g. http://localhost:8000/v1",
         )
     if expert.backend == "local" and expert.base_url is not None:
         yield (
