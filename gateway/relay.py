@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from gateway.errors import ExpertError
 from gateway.sse import EventSplitter, data_event, event_data
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
 
 class Usage(msgspec.Struct, frozen=True):
     """Tokens of an answer, as its expert counted them."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
 
 
 class _Choice(msgspec.Struct):
@@ -28,7 +30,7 @@ class _Answer(msgspec.Struct):
     """The fields read of a whole answer or of a chunk; the rest is skipped, not decoded."""
 
     choices: list[_Choice] = []
-    usage: Usage | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
     error: Any = None
 
 
@@ -72,7 +74,15 @@ def read_body(body: bytes) -> Reading:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExpertError(f"The expert's answer is not a valid completion: {error}.") from error
     finish = answer.choices[-1].finish_reason if answer.choices else None
-    return Reading(answer.usage, finish, error=answer.error is not None)
+    return Reading(_read_usage(answer), finish, error=answer.error is not None)
+
+
+def _read_usage(answer: _Answer) -> Usage | None:
+    """Return the usage of an answer; None for counts that cannot be."""
+    try:
+        return msgspec.json.decode(answer.usage, type=Usage | None)
+    except msgspec.DecodeError:
+        return None
 
 
 class StreamRelay:
@@ -132,11 +142,12 @@ class StreamRelay:
         for choice in answer.choices:
             self.reading.finish_reason = choice.finish_reason or self.reading.finish_reason
         self.reading.error |= answer.error is not None
-        if answer.usage is None:
+        usage = _read_usage(answer)
+        if usage is None:
             return event
-        self.reading.usage = answer.usage
+        self.reading.usage = usage
         if answer.choices:
             return event
         if not self._show_usage:
             return b""
-        return data_event(_encode({**msgspec.json.decode(data), "coe": self._cost(answer.usage)}))
+        return data_event(_encode({**msgspec.json.decode(data), "coe": self._cost(usage)}))
