@@ -89,6 +89,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         Naming the field at fault; also for bytes that are not JSON.
     """
     try:
+        body.decode()  # fields that are not decoded must be UTF-8 too
         known = _decode_known(body)
         fields = _decode_raw(body)
     except msgspec.ValidationError as error:
