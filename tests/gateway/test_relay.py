@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import ExpertError
+from gateway.relay import Reading, StreamRelay, Usage, read_body
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
+ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}\n\n'
+WORD = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+STOP = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+COST = b'data: {"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":4},"x":1.50}\n\n'
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+FAILURE = b'data: {"error": {"message": "broke"}}\n\n'
+
+
+def relay(*, show_usage: bool = False) -> StreamRelay:
+    return StreamRelay(show_usage=show_usage, cost=lambda usage: {"n": usage.completion_tokens})
+
+
+def passed(stream: StreamRelay, *chunks: bytes) -> bytes:
+    return b"".join(stream.feed(chunk) for chunk in chunks) + stream.flush()
+
+
+def test_a_usage_chunk_that_was_not_asked_for_is_read_and_left_out() -> None:
+    stream = relay()
+    assert passed(stream, ROLE, WORD, STOP, COST, DONE) == ROLE + WORD + STOP + DONE
+    assert stream.reading == Reading(Usage(11, 4), "stop", chunks=3)
+    assert stream.complete
+
+
+def test_a_usage_chunk_that_was_asked_for_also_says_what_it_cost() -> None:
+    stream = relay(show_usage=True)
+    sent = passed(stream, WORD, STOP, COST, DONE)
+    assert sent.startswith(WORD + STOP)
+    assert sent.endswith(DONE)
+    chunk = json.loads(sent.split(b"\n\n")[2].removeprefix(b"data: "))
+    assert chunk["usage"] == {"prompt_tokens": 11, "completion_tokens": 4}
+    assert chunk["coe"] == {"n": 4}
+
+
+def test_usage_beside_a_choice_is_read_and_stays_where_it_is() -> None:
+    last = STOP.replace(b"]}\n", b'],"usage":{"prompt_tokens":2,"completion_tokens":3}}\n')
+    stream = relay()
+    assert passed(stream, WORD, last, DONE) == WORD + last + DONE
+    assert stream.reading.usage == Usage(2, 3)
+
+
+@given(
+    st.lists(st.sampled_from([ROLE, WORD, STOP, PING, FAILURE, b"\n", b"data: {\n\n", b"x"])),
+    st.lists(st.integers(1, 50), min_size=1),
+)
+def test_all_other_bytes_pass_untouched(events: list[bytes], sizes: list[int]) -> None:
+    stream, whole = relay(), b"".join(events)
+    sent, start = b"", 0
+    for size in sizes:
+        sent += stream.feed(whole[start : start + size])
+        start += size
+    assert sent + stream.feed(whole[start:]) + stream.flush() == whole
+
+
+@pytest.mark.parametrize(
+    ("chunks", "complete"),
+    [
+        ((WORD, STOP, DONE), True),
+        ((WORD, STOP), True),
+        ((WORD, DONE), True),
+        ((WORD,), False),
+        ((), False),
+        ((WORD, STOP[:-20]), False),
+        ((WORD, FAILURE), False),
+        ((WORD, FAILURE, DONE), False),
+        ((WORD, WORD.replace(b'"a"', rb'"say [DONE]"')), False),
+        ((WORD, b"data:[DONE]\r\n\r\n"), True),
+        ((WORD, DONE[:-1]), True),
+    ],
+)
+def test_a_cut_stream_is_told_from_a_whole_one(chunks: tuple[bytes, ...], complete: bool) -> None:
+    stream = relay()
+    passed(stream, *chunks)
+    assert stream.complete is complete
+
+
+def test_a_reported_failure_is_noticed() -> None:
+    stream = relay()
+    passed(stream, WORD, FAILURE)
+    assert stream.reading.error
+
+
+def test_words_of_the_answer_are_not_taken_for_fields() -> None:
+    said = {"choices": [{"delta": {"content": '"usage": {"error": "finish_reason": "stop"'}}]}
+    event = b"data: " + json.dumps(said).encode() + b"\n\n"
+    stream = relay()
+    assert passed(stream, event) == event
+    assert stream.reading == Reading(chunks=1)
+
+
+@pytest.mark.parametrize(
+    ("body", "reading"),
+    [
+        ({"choices": [{"finish_reason": "stop"}], "usage": USAGE}, Reading(Usage(11, 4), "stop")),
+        ({"choices": [{"finish_reason": "length"}]}, Reading(None, "length")),
+        ({"choices": [], "usage": None}, Reading()),
+        ({"error": {"message": "broke"}}, Reading(error=True)),
+    ],
+)
+def test_a_whole_answer_is_read(body: dict[str, Any], reading: Reading) -> None:
+    assert read_body(json.dumps(body).encode()) == reading
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"choices": [', b"<html>", b"\xff", b"[" * 10**5])
+def test_an_answer_that_is_no_completion_is_a_failure_of_the_expert(body: bytes) -> None:
+    with pytest.raises(ExpertError, match="not a valid completion"):
+        read_body(body)
+
+
+@pytest.mark.parametrize("count", ["-1", "1.5", "null", "1e999", "9" * 400, '"4"'])
+def test_token_counts_that_cannot_be_are_not_counted(count: str) -> None:
+    usage = f'"usage": {{"prompt_tokens": 1, "completion_tokens": {count}}}'
+    assert read_body(f'{{"choices": [], {usage}}}'.encode()).usage is None
+    event = f'data: {{"choices": [], {usage}}}\n\n'.encode()
+    stream = relay()
+    assert passed(stream, STOP, event, DONE) == STOP + event + DONE
+    assert stream.reading.usage is None
+    assert stream.complete
