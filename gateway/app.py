@@ -22,11 +22,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.accounting import RedisLedger
 from gateway.api import admin, health, openai, route
+from gateway.backends.ask import ExpertAsk
 from gateway.backends.openai_http import OpenAIBackend, check_keys
 from gateway.cache.choices import RedisChoiceCache, connect
 from gateway.composition import compose
 from gateway.errors import ConfigError, GatewayError, InvalidRequestError
-from gateway.experts import ExpertRegistry
+from gateway.experts import Expert, ExpertRegistry
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planner import Planner
@@ -86,16 +87,21 @@ def _services(
     run_dir = settings.run_dir
     if run_dir is None:
         raise ConfigError("run_dir must be set. Start the gateway with: coe serve")
-    composition = compose(ExpertRegistry.load(settings.config))
-    registry = composition.registry
+    registry = ExpertRegistry.load(settings.config)
     check_keys(registry, environ)
+    sockets = {weights: socket_of(run_dir, weights) for weights in registry.local_weights}
+
+    def ask(expert: Expert, timeout_s: float) -> ExpertAsk:
+        key = environ[expert.api_key_env] if expert.api_key_env else None
+        return ExpertAsk(expert, sockets.get(expert.weights), key, timeout_s)
+
+    composition = compose(registry, ask)
     metrics = Metrics(CollectorRegistry(), environ.get("PROMETHEUS_MULTIPROC_DIR"))
     metrics.resident_params_b.set(registry.resident_params_b)
     redis = connect(
         settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir),
         settings.redis_timeout_ms,
     )
-    sockets = {weights: socket_of(run_dir, weights) for weights in registry.local_weights}
     backend = OpenAIBackend(sockets, environ)
     cache = RedisChoiceCache(redis, settings.choice_ttl_s, metrics)
     ledger = RedisLedger(redis, uuid4().hex, metrics)

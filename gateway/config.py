@@ -14,12 +14,13 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from gateway.errors import ConfigError
-from gateway.schema import ExpertConfig, ExpertsFile, Runtime, Timeouts
+from gateway.schema import ExpertConfig, ExpertsFile, LlmRouterConfig, Runtime, Timeouts
 
 _KEYS = {
     "experts": tuple(ExpertConfig.model_fields),
     "timeout_s": tuple(Timeouts.model_fields),
     "runtime": tuple(Runtime.model_fields),
+    "llm_router": tuple(LlmRouterConfig.model_fields),
     "": tuple(ExpertsFile.model_fields),
 }
 _YAML_FAULTS = (YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
@@ -236,6 +237,12 @@ def _reference_faults(file: ExpertsFile, names: list[str]) -> Iterator[tuple[Loc
         yield (
             ("general",),
             f"general must name an expert; got {file.general!r}. {_suggest(file.general, names)}",
+        )
+    if file.llm_router is not None and file.llm_router.expert not in names:
+        got = file.llm_router.expert
+        yield (
+            ("llm_router", "expert"),
+            f"llm_router.expert must name an expert; got {got!r}. {_suggest(got, names)}",
         )
     for category, ranked in file.mapping.items():
         for index, name in enumerate(ranked):

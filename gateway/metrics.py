@@ -51,6 +51,12 @@ class Metrics:
         self.cache_errors = Counter(
             "coe_cache_errors", "Failures of the cache, survived.", ["operation"], registry=registry
         )
+        self.router_failures = Counter(
+            "coe_router_failures",
+            "Routers that did not answer; the next one did.",
+            ["router"],
+            registry=registry,
+        )
         self.expert_failures = Counter(
             "coe_expert_failures",
             "Failed calls of an expert.",

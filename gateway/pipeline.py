@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.accounting import Ledger, Record
 from gateway.backends.base import Backend, UpstreamRequest, UpstreamResponse
+from gateway.composition import label
 from gateway.errors import (
     ExpertBusyError,
     ExpertError,
@@ -117,7 +118,7 @@ class Pipeline:
             plan = await self._planner.plan(
                 request.model, request.messages, request.needs, call.tenant
             )
-            note_plan(record, plan, self._planner.composition.router_label)
+            note_plan(record, plan)
             opened = await self._dispatch(request, plan, record)
             try:
                 await self._relay(request, opened, record, sink)
@@ -259,14 +260,14 @@ def _seconds(text: str | None) -> float | None:
     return float(text) if text is not None and text.isdecimal() else None
 
 
-def note_plan(record: Record, plan: Plan, router_label: str) -> None:
+def note_plan(record: Record, plan: Plan) -> None:
     """Write the choice into the record."""
     record.reason, record.cache = plan.reason, plan.cache
     record.router_active_params_b = plan.router_active_params_b
-    if plan.decision is not None:
+    if plan.decision is not None and plan.router is not None:
         record.category = plan.decision.category
         record.confidence = round(plan.decision.confidence, 6)
-        record.router = router_label
+        record.router = label(plan.router)
 
 
 def note_reading(record: Record, reading: Reading) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Executor
@@ -14,13 +15,15 @@ from gateway.composition import Composition
 from gateway.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from gateway.experts import AUTO, Expert, ExpertRegistry
 from gateway.metrics import Metrics
-from routers.base import Decision, FloatArray, decide
+from routers.base import Decision, FloatArray, Router, RouterError
 from routers.text import RequestText, read_request
 
 MOST_CHARS_PER_TOKEN = 16
 """Only what is certain not to fit is refused here: no tokenizer in use does better than this."""
 
 Cache = Literal["hit", "miss", "off"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class Plan:
         What the router said; None when the client pinned an expert.
     reading : RequestText or None
         What of the conversation was classified; None likewise.
+    router : Router or None
+        The router that answered; None likewise.
     cache : {"hit", "miss", "off"}
         Whether the choice was found in the cache.
     router_active_params_b : float
@@ -44,6 +49,7 @@ class Plan:
     experts: tuple[Expert, ...]
     decision: Decision | None
     reading: RequestText | None
+    router: Router | None
     cache: Cache
     router_active_params_b: float
 
@@ -102,7 +108,7 @@ class Planner:
         """
         registry = self.composition.registry
         if model in registry:
-            return Plan((registry[model],), None, None, "off", 0.0)
+            return Plan((registry[model],), None, None, None, "off", 0.0)
         if model != AUTO:
             raise ModelNotFoundError(
                 f"'model' must be one of: {', '.join((AUTO, *registry))}; got {model[:80]!r}.",
@@ -110,34 +116,44 @@ class Planner:
             )
         candidates = able(registry, messages, needs)
         reading = read_request(messages)
-        probabilities, cache = await self._probabilities(reading.text, tenant)
-        composition, router = self.composition, self.composition.router
-        decision = decide(probabilities, router.categories_, composition.min_confidence)
-        ranked = composition.mapping.rank(decision, candidates)
+        router, probabilities, cache = await self._choose(reading.text, tenant)
+        decision = self.composition.decide(router, probabilities)
+        ranked = self.composition.mapping.rank(decision, candidates)
+        experts = tuple(registry[name] for name in ranked)
         spent = 0.0 if cache == "hit" else router.active_params_b
-        return Plan(tuple(registry[name] for name in ranked), decision, reading, cache, spent)
+        return Plan(experts, decision, reading, router, cache, spent)
 
-    async def _probabilities(self, text: str, tenant: str) -> tuple[FloatArray, Cache]:
-        """Return the router's row for a text, from the cache where it is there."""
-        router = self.composition.router
+    async def _choose(self, text: str, tenant: str) -> tuple[Router, FloatArray, Cache]:
+        """Return the first router that answers, and its row for a text."""
+        *asked, trained = self.composition.routers
+        for router in asked:
+            try:
+                return router, *await self._probabilities(router, text, tenant)
+            except RouterError as error:
+                self._metrics.router_failures.labels(router.name).inc()
+                _log.warning("router failed", extra={"fields": {"why": str(error)}})
+        return trained, *await self._probabilities(trained, text, tenant)
+
+    async def _probabilities(
+        self, router: Router, text: str, tenant: str
+    ) -> tuple[FloatArray, Cache]:
+        """Return a router's row for a text, from the cache where it is there."""
         if self._cache is None:
-            return await self._classify(text), "off"
+            return await self._classify(router, text), "off"
         key = choice_key(tenant, router, text)
         cached = await self._cache.get(key, len(router.categories_))
         if cached is not None:
             self._metrics.choices.labels("hit").inc()
             return cached, "hit"
-        probabilities = await self._classify(text)
+        probabilities = await self._classify(router, text)
         await self._cache.set(key, probabilities)
         self._metrics.choices.labels("miss").inc()
         return probabilities, "miss"
 
-    async def _classify(self, text: str) -> FloatArray:
+    async def _classify(self, router: Router, text: str) -> FloatArray:
         started_s = time.perf_counter()
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(
-            self._executor, self.composition.router.predict_proba, [text]
-        )
+        rows = await loop.run_in_executor(self._executor, router.predict_proba, [text])
         self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
         row: FloatArray = rows[0]
         return row

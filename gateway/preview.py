@@ -27,7 +27,7 @@ async def preview(config: Path, prompt: str) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as executor:
         planner = Planner(composition, None, executor, Metrics(CollectorRegistry()))
         plan = await planner.plan(AUTO, messages, (), DEFAULT_TENANT)
-    return describe(plan, composition)
+    return describe(plan)
 
 
 def print_preview(shown: dict[str, Any]) -> None:

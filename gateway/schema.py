@@ -99,6 +99,18 @@ class ExpertConfig(_Strict):
         return value.rstrip("/")
 
 
+class LlmRouterConfig(_Strict):
+    """An expert that is asked for the category first; `router` answers when it does not."""
+
+    expert: Name = Field(description="The expert that is asked.")
+    method: Literal["logprobs", "json_schema"] = Field(
+        "logprobs",
+        description="logprobs = probabilities from one token, at most 20 categories; json_schema = "
+        "for servers without logprobs.",
+    )
+    timeout_s: Seconds = Field(5, description="Longest wait for its answer, in seconds.")
+
+
 class ExpertsFile(_Strict):
     """The whole of ``experts.yaml``."""
 
@@ -107,6 +119,14 @@ class ExpertsFile(_Strict):
         "routers/default",
         min_length=1,
         description="Folder of a trained router, relative to this file; routers/default ships.",
+    )
+    llm_router: LlmRouterConfig | None = Field(
+        None, description="An expert that is asked for the category first; null = none."
+    )
+    keywords: dict[str, tuple[str, ...]] = Field(
+        {},
+        strict=False,
+        description="Category -> phrases, or /expressions/ in RE2's syntax, that decide for it.",
     )
     min_confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "auto",

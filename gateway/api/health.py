@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from gateway.composition import label
 from gateway.errors import CacheError, ExpertError
 from gateway.experts import Expert
 from gateway.services import Services, services_of
@@ -37,7 +38,7 @@ async def readyz(request: Request) -> JSONResponse:
     ready = all(state == "ok" for state in states)
     shown = {
         "ready": ready,
-        "router": services.composition.router_label,
+        "routers": [label(router) for router in services.composition.routers],
         "experts": experts,
         "cache": await _cache_state(services),
     }

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 
 from gateway.api.body import read_body
 from gateway.auth import authenticate
-from gateway.composition import Composition
+from gateway.composition import label
 from gateway.errors import InvalidRequestError
 from gateway.planner import Plan
 from gateway.protocol import parse_chat_request
@@ -34,7 +34,7 @@ async def route(request: Request) -> dict[str, Any]:
     body = await read_body(request, services.settings.max_body_mb * 10**6)
     chat = parse_chat_request(_as_chat(body))
     plan = await services.planner.plan(chat.model, chat.messages, chat.needs, tenant)
-    return describe(plan, services.composition)
+    return describe(plan)
 
 
 def _as_chat(body: bytes) -> bytes:
@@ -49,7 +49,7 @@ def _as_chat(body: bytes) -> bytes:
     return msgspec.json.encode({"model": "auto", "messages": [message]})
 
 
-def describe(plan: Plan, composition: Composition) -> dict[str, Any]:
+def describe(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON: the answer of ``/v1/route`` and of ``coe route --json``."""
     first, decision, reading = plan.experts[0], plan.decision, plan.reading
     size = first.active_params_b
@@ -60,14 +60,15 @@ def describe(plan: Plan, composition: Composition) -> dict[str, Any]:
         "expert": first.name,
         "ranked": [expert.name for expert in plan.experts],
         "reason": plan.reason,
-        "router": composition.router_label,
+        "router": None,
         "active_params_b": None if size is None else size + plan.router_active_params_b,
         "cache": plan.cache,
         "read": None,
     }
-    if decision is not None and reading is not None:
-        names = composition.router.categories_
+    if decision is not None and reading is not None and plan.router is not None:
+        names = plan.router.categories_
         shown |= {
+            "router": label(plan.router),
             "category": decision.category,
             "confidence": decision.confidence,
             "probabilities": dict(zip(names, decision.probabilities.tolist(), strict=True)),
