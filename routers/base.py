@@ -16,6 +16,10 @@ GENERAL = "general"
 """Name of the category that uncertain prompts are given."""
 
 
+class RouterError(Exception):
+    """A router cannot answer now; the message says why."""
+
+
 @runtime_checkable
 class Router(Protocol):
     """Puts prompts in categories.
@@ -53,6 +57,11 @@ class Router(Protocol):
         ndarray of float64, shape (n_texts, n_categories)
             Rows sum to 1. A text gets the same row to the last bit whatever stands beside it
             (arXiv 2402.05526: one user's prompt must not change another's route).
+
+        Raises
+        ------
+        RouterError
+            Only by routers that ask a service, when it does not answer.
         """
         ...
 
