@@ -15,6 +15,7 @@ from msgspec import Meta, Raw
 from gateway.errors import InvalidRequestError
 
 _MAX_NAME_CHARS = 256
+_TOO_DEEP = "The request body is nested too deeply."
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31)]
 
@@ -95,7 +96,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from error
     except RecursionError as error:
-        raise InvalidRequestError("The request body is nested too deeply.") from error
+        raise InvalidRequestError(_TOO_DEEP) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
     _check_messages(known.messages)
@@ -207,6 +208,11 @@ def upstream_body(request: ChatRequest, model: str, system_prompt: str | None) -
     system_prompt : str or None
         The prompt of a virtual expert, put in front of the conversation; None leaves it as it is.
 
+    Raises
+    ------
+    InvalidRequestError
+        When the messages are nested too deeply to be written.
+
     Notes
     -----
     Streams always ask for usage: without it the cost of an answer would be unknown. The chunk that
@@ -219,7 +225,10 @@ def upstream_body(request: ChatRequest, model: str, system_prompt: str | None) -
         options = request.fields.get("stream_options", Raw(b"null"))
         asked = msgspec.json.decode(options) or {}
         changed["stream_options"] = {**asked, "include_usage": True}
-    return _encode({**request.fields, **changed})
+    try:
+        return _encode({**request.fields, **changed})
+    except RecursionError as error:  # writing stops a little earlier than reading
+        raise InvalidRequestError(_TOO_DEEP) from error
 
 
 def with_system_prompt(messages: list[dict[str, Any]], system_prompt: str) -> list[dict[str, Any]]:
