@@ -19,6 +19,18 @@ import psutil
 
 REPO = Path(__file__).parents[1]
 START_TIMEOUT_S = 60.0
+NOBODY_URL = "http://127.0.0.1:1/v1"
+"""Where no server listens."""
+
+
+def write_experts(
+    path: Path, experts: list[dict[str, Any]], mapping: dict[str, list[str]], **keys: Any
+) -> Path:
+    """Write an experts file; the first expert is the general one and `backend` is openai."""
+    full = [{"backend": "openai", "model": expert["name"], **expert} for expert in experts]
+    tree = {"version": 1, "general": experts[0]["name"], "experts": full, "mapping": mapping}
+    path.write_text(json.dumps({**tree, **keys}), encoding="utf-8")  # JSON is YAML
+    return path
 
 
 class Gateway:
@@ -113,8 +125,9 @@ class UpstreamServer:
         self.base_url = f"http://127.0.0.1:{port}/v1"
         self._root = f"http://127.0.0.1:{port}"
 
-    def seen(self) -> list[dict[str, Any]]:
-        return list(httpx.get(f"{self._root}/seen", timeout=10).json())
+    def seen(self, request_id: str) -> list[dict[str, Any]]:
+        """Return what came of one request, an entry for each call."""
+        return list(httpx.get(f"{self._root}/seen/{request_id}", timeout=10).json())
 
 
 @contextmanager

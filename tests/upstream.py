@@ -1,7 +1,7 @@
 """A stand-in for an OpenAI-compatible server, run as a process of its own on a real socket.
 
 ``python -m tests.upstream`` prints its port. What it does is chosen by the request's ``model``;
-``GET /seen`` returns the requests it received and whether their client left early.
+``GET /seen/<request id>`` returns what it received and whether the client left early.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 PIECES = ("One", " two", " three", "é…", "")
@@ -40,6 +41,14 @@ def completion(content: str) -> dict[str, Any]:
     }
 
 
+class Asked(msgspec.Struct):
+    """What it reads of a request."""
+
+    model: str
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+
+
 class Upstream:
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
@@ -48,19 +57,22 @@ class Upstream:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_get("/v1/models", self.models)
-        app.router.add_get("/seen", self.show)
+        app.router.add_get("/seen/{request_id}", self.show)
         return app
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []})
 
-    async def show(self, _: web.Request) -> web.Response:
-        return web.json_response(self.seen)
+    async def show(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["request_id"]
+        found = [entry for entry in self.seen if entry["headers"].get("x-request-id") == wanted]
+        return web.json_response(found)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         text = await request.text()
-        body = json.loads(text)
-        entry = {"raw": text, "headers": dict(request.headers), "left": False}
+        body = msgspec.json.decode(text, type=Asked)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        entry = {"raw": text, "headers": headers, "left": False}
         self.seen.append(entry)
         try:
             return await self.act(request, body)
@@ -68,8 +80,8 @@ class Upstream:
             entry["left"] = True
             raise
 
-    async def act(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
-        kind, _, detail = str(body["model"]).partition("-")
+    async def act(self, request: web.Request, body: Asked) -> web.StreamResponse:
+        kind, _, detail = body.model.partition("-")
         if kind == "status":
             error = {"message": "no", "type": "x", "param": None, "code": "from_upstream"}
             headers = {"retry-after": "7"}
@@ -80,15 +92,13 @@ class Upstream:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        if body.get("stream"):
+        if body.stream:
             return await self.stream(request, body, kind)
         if kind == "garbage":
             return web.Response(body=b'{"choices": [', content_type="application/json")
         return web.json_response(completion(f"{kind} answers"))
 
-    async def stream(
-        self, request: web.Request, body: dict[str, Any], kind: str
-    ) -> web.StreamResponse:
+    async def stream(self, request: web.Request, body: Asked, kind: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         if kind == "empty":
@@ -110,7 +120,7 @@ class Upstream:
             return response
         if kind != "unfinished":
             await response.write(chunk({}, "stop"))
-            if kind != "nousage" and (body.get("stream_options") or {}).get("include_usage"):
+            if kind != "nousage" and (body.stream_options or {}).get("include_usage"):
                 await response.write(usage_chunk())
             await response.write(b"data: [DONE]\n\n")
         return response
