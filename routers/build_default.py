@@ -11,6 +11,7 @@ Example::
 from __future__ import annotations
 
 import gzip
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +19,16 @@ import click
 import msgspec
 
 from routers.artifact import check_target, save_router
-from routers.cli import opened_encoder, progress_bar
+from routers.cli import progress_bars
 from routers.data import Row, normalised
 from routers.export import BASE_ENCODER
 from routers.train import TrainOptions, train
+from routers.untrained import Plan, untrained_router
 
-_MAX_TOKENS = 128
-_OPTIONS = TrainOptions(name="default", max_rows_per_source=1_200)
+_PLAN = Plan(
+    "linear", "default", encoder=BASE_ENCODER, max_tokens=64, foreign_category="multilingual"
+)
+_OPTIONS = TrainOptions(max_rows_per_source=1_200)
 
 
 class RawRow(msgspec.Struct, frozen=True):
@@ -40,8 +44,7 @@ class RawRow(msgspec.Struct, frozen=True):
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Artifact to write.")
-@click.option("--encoder", default=BASE_ENCODER, show_default=True)
-def main(folder: Path, out: Path, encoder: str) -> None:
+def main(folder: Path, out: Path) -> None:
     """Train the default router on the rows whose licence permits redistribution."""
     check_target(out)
     raw = _read(folder / "train.jsonl.gz")
@@ -52,13 +55,14 @@ def main(folder: Path, out: Path, encoder: str) -> None:
         if row.licence_ok and row.category
     ]
     rows = [row for row in allowed if normalised(row.prompt) not in tested]
-    with opened_encoder(encoder, _MAX_TOKENS) as opened, progress_bar() as progress:
-        router, report = train(rows, opened, _OPTIONS, progress)
-        report["notes"] = [
-            f"The encoder is {encoder}, quantised to int8.",
+    with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
+        router = untrained_router(_PLAN, _OPTIONS.seed, Path(scratch))
+        training = train(router, rows, [], _OPTIONS, progress)
+        training["notes"] = [
+            f"The encoder is {BASE_ENCODER}, quantised to int8.",
             f"{len(allowed) - len(rows)} rows that also stand in a test set were removed.",
         ]
-        save_router(router, out, report)
+        save_router(router, out, training)
 
 
 def _read(path: Path) -> Sequence[RawRow]:

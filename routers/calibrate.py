@@ -2,17 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
-import numpy.typing as npt
 
+from routers.arrays import IntArray
 from routers.base import FloatArray
+from routers.metrics import Answers, is_general
+from routers.progress import Progress, silent
 
-TARGET_ACCURACY = 0.95
+if TYPE_CHECKING:
+    from routers.data import Row
+    from routers.registry import StoredRouter
 
 _TEMPERATURES = np.geomspace(0.1, 10.0, 201)
 
 
-def fit_temperature(probabilities: FloatArray, truth: npt.NDArray[np.int64]) -> float:
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What the threshold is chosen for; all three are shares in [0, 1].
+
+    The threshold is the lowest that reaches the aim, but never so high that less than
+    `min_coverage` is kept. With out-of-scope prompts at hand the aim is `out_of_scope`, without
+    them it is `accuracy`.
+
+    Attributes
+    ----------
+    min_coverage : float
+        Held-out prompts whose category must be kept.
+    out_of_scope : float
+        Out-of-scope prompts that should end at the general expert.
+    accuracy : float
+        Wanted accuracy of the kept categories.
+
+    References
+    ----------
+    Robust routing in Composition of Experts (arXiv 2412.01868).
+    """
+
+    min_coverage: float = 0.9
+    out_of_scope: float = 0.85
+    accuracy: float = 0.95
+
+
+def calibrate(
+    router: StoredRouter,
+    held_out: Sequence[Row],
+    out_of_scope: Sequence[str],
+    goal: Goal,
+    progress: Progress = silent,
+) -> Answers:
+    """Fit a router's temperature and threshold to prompts it was not trained on.
+
+    Parameters
+    ----------
+    router : StoredRouter
+        Changed in place.
+    held_out : sequence of Row
+        Labelled prompts; every label is a category of the router.
+    out_of_scope : sequence of str
+        Prompts that belong to no category; may be empty.
+
+    Returns
+    -------
+    Answers
+        To the held-out prompts, after calibration.
+    """
+    labels = [row.category for row in held_out]
+    probabilities = router.calibrate([row.prompt for row in held_out], labels, progress)
+    inside = Answers.of(probabilities, labels, router.categories_, min_confidence=0.0)
+    outside = router.predict_proba(out_of_scope)
+    router.min_confidence = choose_min_confidence(inside, outside, router.categories_, goal)
+    return Answers.of(probabilities, labels, router.categories_, router.min_confidence)
+
+
+def choose_min_confidence(
+    inside: Answers, outside: FloatArray, categories: Sequence[str], goal: Goal
+) -> float:
+    """Find the threshold that `goal` describes.
+
+    Parameters
+    ----------
+    inside : Answers
+        To held-out prompts.
+    outside : ndarray, shape (n_texts, n_categories)
+        Probabilities of out-of-scope prompts; may have no rows.
+    categories : sequence of str, length n_categories
+    goal : Goal
+    """
+    general = is_general(inside.predicted, categories)
+    strength = np.where(general, np.inf, inside.confidence)  # `decide` always keeps GENERAL
+    ceiling = np.quantile(strength, 1.0 - goal.min_coverage, method="lower")
+    if len(outside):
+        aim = _catching(outside, categories, goal.out_of_scope)
+    else:
+        aim = _accurate(strength, inside, goal.accuracy)
+    return float(np.clip(min(aim, ceiling), 0.0, 1.0))
+
+
+def _catching(outside: FloatArray, categories: Sequence[str], share: float) -> float:
+    """Lowest threshold that sends this share of out-of-scope prompts to the general expert."""
+    general = is_general(outside.argmax(axis=1), categories)
+    strength = np.sort(np.where(general, 0.0, outside.max(axis=1)))[::-1]
+    n_missed = int((1.0 - share) * len(strength))
+    return float(np.nextafter(strength[n_missed], 2.0)) if n_missed < len(strength) else 0.0
+
+
+def _accurate(strength: FloatArray, inside: Answers, accuracy: float) -> float:
+    """Lowest threshold above which the answers are this accurate; infinity when none is."""
+    order = np.argsort(-strength, kind="stable")
+    kept_accuracy = np.cumsum(inside.correct[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(kept_accuracy >= accuracy)
+    if not len(enough):
+        return np.inf
+    last = enough[-1]
+    return 0.0 if last == len(order) - 1 else float(strength[order[last]])
+
+
+def tempered(probabilities: FloatArray, temperature: float) -> FloatArray:
+    """Raise rows of probabilities to 1 / temperature and normalise, each row alone."""
+    rows = [_normalised(row ** (1.0 / temperature)) for row in probabilities]
+    return np.array(rows).reshape(probabilities.shape)
+
+
+def fit_temperature(probabilities: FloatArray, truth: IntArray) -> float:
     """Find the temperature that makes the labels of held-out texts likeliest.
 
     Parameters
@@ -25,44 +140,23 @@ def fit_temperature(probabilities: FloatArray, truth: npt.NDArray[np.int64]) -> 
     Returns
     -------
     float
-        Between 0.1 and 10; `EmbeddingRouter.temperature` says how it is applied.
+        Between 0.1 and 10; 1 without texts.
 
     References
     ----------
     Temperature scaling (arXiv 1706.04599).
     """
+    if not len(truth):
+        return 1.0
     logs = np.log(np.maximum(probabilities, 1e-12))
-    rows = np.arange(len(truth))
+    of_label = logs[np.arange(len(truth)), truth]
 
     def loss(temperature: float) -> float:
-        scaled = logs / temperature
-        return float((np.logaddexp.reduce(scaled, axis=1) - scaled[rows, truth]).mean())
+        normaliser = np.logaddexp.reduce(logs / temperature, axis=1)
+        return float((normaliser - of_label / temperature).mean())
 
     return float(min(_TEMPERATURES, key=loss))
 
 
-def choose_min_confidence(
-    confidence: FloatArray, correct: npt.NDArray[np.bool_], target_accuracy: float
-) -> float:
-    """Find the lowest threshold above which the answers are as accurate as asked.
-
-    Parameters
-    ----------
-    confidence : ndarray, shape (n_texts,)
-        Top probability of held-out texts.
-    correct : ndarray of bool, shape (n_texts,)
-        Whether the top category was right.
-    target_accuracy : float
-        Wanted share of right answers among the kept ones, in [0, 1].
-
-    Returns
-    -------
-    float
-        0 when all answers may be kept; the highest confidence seen when no threshold is enough.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    kept_accuracy = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(kept_accuracy >= target_accuracy)
-    if len(good) == len(order) or (len(good) and good[-1] == len(order) - 1):
-        return 0.0
-    return float(confidence[order[good[-1] if len(good) else 0]])
+def _normalised(row: FloatArray) -> FloatArray:
+    return np.asarray(row / row.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -58,7 +59,7 @@ def _head(card: Card) -> Iterator[str]:
     )
     yield f"Answers under a confidence of {card.min_confidence:.3f} go to the general expert."
     for note in card.training.get("notes", ()):
-        yield f"{note}"
+        yield str(note)
 
 
 def _scores(training: Mapping[str, Any]) -> Iterator[str]:
@@ -71,8 +72,11 @@ def _scores(training: Mapping[str, Any]) -> Iterator[str]:
         f"same sources as the training rows: expect less on others."
     )
     yield "\n| category | F1 | rows |\n|---|---|---|"
+    rows = Counter[str]()
+    for source in training["data"]["sources"]:
+        rows[source["category"]] += source["rows"]
     for category, f1 in scores["f1"].items():
-        yield f"| {category} | {f1:.3f} | {training['data']['per_category'][category]} |"
+        yield f"| {category} | {f1:.3f} | {rows[category]} |"
 
 
 def _data(training: Mapping[str, Any]) -> Iterator[str]:
@@ -84,5 +88,5 @@ def _data(training: Mapping[str, Any]) -> Iterator[str]:
         f"SHA-256 of the rows used: `{facts['sha256']}`."
     )
     yield "\n| source | licence | category | rows |\n|---|---|---|---|"
-    for row in facts["per_source"]:
+    for row in facts["sources"]:
         yield f"| {row['source']} | {row['licence']} | {row['category']} | {row['rows']} |"

@@ -4,121 +4,210 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
-from routers.artifact import DEFAULT_FOLDER, check_target, read_card, save_router
+from routers.artifact import check_target, load_router, read_card, save_router
+from routers.calibrate import Goal, calibrate
 from routers.card import Card
-from routers.data import read_rows
-from routers.encoder import ENCODER_FILE, SentenceEncoder
+from routers.data import read_prompts, read_rows
 from routers.extras import MissingExtraError
-from routers.registry import trainable_types
-from routers.train import Progress as ProgressCallback
-from routers.train import TrainOptions
+from routers.figure import write_figure
+from routers.progress import Progress
+from routers.train import TrainOptions, held_out_report
 from routers.train import train as train_router
+from routers.untrained import TYPES, Plan, untrained_router
 
-_MAX_TOKENS = 256
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_TRAIN_EXAMPLES = """
+_PATH = click.Path(path_type=Path)
+_SHARE = click.FloatRange(0, 1)
+_COUNT = click.IntRange(1)
+
+_DATA_FORMAT = """
+Each line of DATA is {"prompt": "...", "category": "..."}; "source" and "licence" may be added.
+Files whose names end in .gz are unpacked.
+"""
+_TRAIN_EXAMPLES = f"""
 \b
 Examples:
   coe train prompts.jsonl --out my-router
-  coe train a.jsonl b.jsonl.gz --out my-router --max-rows-per-source 1500
-  coe train prompts.jsonl --out my-router --encoder BAAI/bge-small-en-v1.5
+  coe train a.jsonl b.jsonl.gz --out my-router --type knn --max-rows-per-source 1500
+  coe train prompts.jsonl --out my-router --out-of-scope chatter.jsonl --figure report.png
+  coe train prompts.jsonl --out my-router --type finetuned --encoder BAAI/bge-small-en-v1.5
 
-Each line of DATA is {"prompt": "...", "category": "..."}; "source" may be added.
+{_DATA_FORMAT}
+"""
+_CALIBRATE_EXAMPLES = f"""
+\b
+Examples:
+  coe calibrate my-router recent.jsonl
+  coe calibrate my-router recent.jsonl --out-of-scope chatter.jsonl --min-coverage 0.95
+
+{_DATA_FORMAT}
 """
 
 
+class WrongUseError(click.ClickException):
+    """What was asked cannot be done as asked."""
+
+    exit_code = 2
+
+
+def _goal_options(command: _Command) -> _Command:
+    """Add the options that `Goal` and both commands share."""
+    defaults = Goal()
+    options = (
+        click.option(
+            "--out-of-scope",
+            "out_of_scope_file",
+            type=_PATH,
+            help='JSON lines with a "prompt" of no category, to set the threshold by.',
+        ),
+        click.option(
+            "--min-coverage",
+            type=_SHARE,
+            default=defaults.min_coverage,
+            show_default=True,
+            help="Share of prompts that must keep their category.",
+        ),
+        click.option(
+            "--out-of-scope-share",
+            type=_SHARE,
+            default=defaults.out_of_scope,
+            show_default=True,
+            help="Share of out-of-scope prompts that should end at the general expert.",
+        ),
+        click.option(
+            "--target-accuracy",
+            type=_SHARE,
+            default=defaults.accuracy,
+            show_default=True,
+            help="Without --out-of-scope: accuracy that the kept categories should have.",
+        ),
+        click.option("--figure", type=_PATH, help="Draw the report into a .png, .svg or .pdf."),
+        click.option("--json", "as_json", is_flag=True, help="Print the router card as JSON."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.command(epilog=_TRAIN_EXAMPLES)
-@click.argument(
-    "files", metavar="DATA...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Artifact to write.")
-@click.option(
-    "--type", "type_", default="linear", type=click.Choice(trainable_types()), show_default=True
-)
+@click.argument("files", metavar="DATA...", nargs=-1, required=True, type=_PATH)
+@click.option("--out", required=True, type=_PATH, help="Artifact folder to write.")
+@click.option("--type", type=click.Choice(TYPES), default="linear", show_default=True)
 @click.option("--name", default="custom", show_default=True, help="The router's name.")
 @click.option("--encoder", help="Folder or Hugging Face name; default: the encoder that ships.")
 @click.option("--max-tokens", type=click.IntRange(8, 512), help="Tokens read of one prompt.")
-@click.option("--max-rows-per-source", type=click.IntRange(1), help="Cap per source and category.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0))
-@click.option("--json", "as_json", is_flag=True, help="Print the router card as JSON only.")
+@click.option("--foreign-category", help="Category of all prompts that are not in English.")
+@click.option("--held-out", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True)
+@click.option("--max-rows-per-source", type=_COUNT, help="Cap per source and category.")
+@click.option("--max-rows-per-category", type=_COUNT, help="Cap per category.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@_goal_options
 def train(
     files: tuple[Path, ...],
     out: Path,
-    type_: str,
+    type: str,
     name: str,
     encoder: str | None,
     max_tokens: int | None,
+    foreign_category: str | None,
+    held_out: float,
     max_rows_per_source: int | None,
+    max_rows_per_category: int | None,
     seed: int,
-    as_json: bool,
+    **shared: Any,  # noqa: ANN401
 ) -> None:
     """Train a router on labelled prompts and write it as an artifact folder."""
-    options = TrainOptions(type_, name, seed, max_rows_per_source=max_rows_per_source)
-    try:
+    plan = Plan(type, name, encoder, max_tokens, foreign_category)
+    options = TrainOptions(
+        seed, held_out, max_rows_per_source, max_rows_per_category, _goal(shared)
+    )
+    with _wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         check_target(out)
         rows = read_rows(files)
-        with opened_encoder(encoder, max_tokens) as opened, progress_bar() as progress:
-            router, report = train_router(rows, opened, options, progress)
-            card = save_router(router, out, report)
-    except (ValueError, MissingExtraError) as error:
-        raise click.UsageError(str(error)) from error
-    if as_json:
-        click.echo(json.dumps(msgspec.to_builtins(card)))
-    else:
-        _print_report(Console(), out, card)
+        out_of_scope = _out_of_scope(shared)
+        router = untrained_router(plan, seed, Path(scratch))
+        training = train_router(router, rows, out_of_scope, options, progress)
+        card = save_router(router, out, training)
+        _show(out, card, shared)
+
+
+@click.command(name="calibrate", epilog=_CALIBRATE_EXAMPLES)
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.argument("files", metavar="DATA...", nargs=-1, required=True, type=_PATH)
+@_goal_options
+def calibrate_command(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # noqa: ANN401
+    """Fit an artifact's temperature and threshold to labelled prompts it was not trained on."""
+    with _wrong_use(), progress_bars() as progress:
+        router = load_router(folder)
+        rows = read_rows(files)
+        answers = calibrate(router, rows, _out_of_scope(shared), _goal(shared), progress)
+        training = dict(read_card(folder).training)
+        training["held_out"] = held_out_report(answers, router.categories_)
+        card = save_router(router, folder, training)
+        _show(folder, card, shared)
 
 
 @contextmanager
-def opened_encoder(name: str | None, max_tokens: int | None) -> Iterator[SentenceEncoder]:
-    """Open an encoder: None is the one that ships, a folder with ``encoder.onnx`` is used as it is.
+def progress_bars() -> Iterator[Progress]:
+    """Show on standard error what is being done and how far it is."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with ProgressBars(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
 
-    Any other folder or name is exported from sentence-transformers into a scratch folder first.
-    """
-    if name is None:
-        shipped = read_card(DEFAULT_FOLDER).settings["max_tokens"]
-        yield SentenceEncoder(DEFAULT_FOLDER, max_tokens or shipped)
-    elif (Path(name) / ENCODER_FILE).is_file():
-        yield SentenceEncoder(Path(name), max_tokens or _MAX_TOKENS)
-    else:
-        from routers.export import export_encoder, load_sentence_transformer
-
-        with tempfile.TemporaryDirectory() as scratch:
-            export_encoder(load_sentence_transformer(name), Path(scratch))
-            yield SentenceEncoder(Path(scratch), max_tokens or _MAX_TOKENS)
-
-
-@contextmanager
-def progress_bar() -> Iterator[ProgressCallback]:
-    """Show on standard error how many texts are embedded."""
-    columns = (TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("embedding", total=None)
-
-        def update(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage)
+            bars.update(tasks[stage], completed=done, total=total)
 
         yield update
 
 
-def _print_report(console: Console, out: Path, card: Card) -> None:
+@contextmanager
+def _wrong_use() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, MissingExtraError) as error:
+        raise WrongUseError(str(error)) from error
+
+
+def _goal(shared: dict[str, Any]) -> Goal:
+    return Goal(shared["min_coverage"], shared["out_of_scope_share"], shared["target_accuracy"])
+
+
+def _out_of_scope(shared: dict[str, Any]) -> list[str]:
+    file = shared["out_of_scope_file"]
+    return read_prompts([file]) if file else []
+
+
+def _show(folder: Path, card: Card, shared: dict[str, Any]) -> None:
+    if shared["figure"]:
+        write_figure(card, shared["figure"])
+    if shared["as_json"]:
+        click.echo(json.dumps(msgspec.to_builtins(card)))
+        return
     scores = card.training["held_out"]
-    table = Table(title=f"{card.name}@{card.version} in {out}")
-    table.add_column("category")
-    table.add_column("rows", justify="right")
-    table.add_column("F1 (hold-out)", justify="right")
+    table = Table("category", "F1 on the hold-out", title=f"{card.name}@{card.version} in {folder}")
     for category, f1 in scores["f1"].items():
-        rows = card.training["data"]["per_category"][category]
-        table.add_row(category, str(rows), f"{f1:.3f}")
+        table.add_row(category, f"{f1:.3f}")
+    console = Console()
     console.print(table)
     console.print(
         f"hold-out: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "

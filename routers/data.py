@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 _SHOWN_ERRORS = 20
-_Key = TypeVar("_Key", bound=Hashable)
+_Item = TypeVar("_Item")
 
 
 class DataError(ValueError):
@@ -41,6 +41,10 @@ class Row(msgspec.Struct, frozen=True):
     licence: str = ""
 
 
+class _Unlabelled(msgspec.Struct):
+    prompt: str
+
+
 def read_rows(paths: Iterable[Path]) -> list[Row]:
     """Read labelled prompts from JSON lines, gzipped when the name ends in ``.gz``.
 
@@ -49,19 +53,12 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
     DataError
         A file cannot be read or lines are bad: each is named with its reason.
     """
-    rows: list[Row] = []
-    problems: list[str] = []
-    for path in paths:
-        for number, line in _lines(path):
-            try:
-                rows.append(_row(line))
-            except ValueError as error:
-                problems.append(f"{path}:{number}: {error}")
-    if problems:
-        raise DataError(_report(problems))
-    if not rows:
-        raise DataError('no rows found; write one {"prompt": "...", "category": "..."} a line')
-    return rows
+    return _read(paths, _row, '{"prompt": str, "category": str}')
+
+
+def read_prompts(paths: Iterable[Path]) -> list[str]:
+    """Read the prompts alone; raises as `read_rows` does."""
+    return _read(paths, _prompt, '{"prompt": str}')
 
 
 def without_duplicates(rows: Iterable[Row]) -> list[Row]:
@@ -83,8 +80,12 @@ def normalised(prompt: str) -> str:
     return " ".join(prompt.casefold().split())
 
 
-def capped(rows: Sequence[Row], limit: int, key: Callable[[Row], _Key], seed: int) -> list[Row]:
-    """Keep at most `limit` rows, chosen by `seed`, for each value of `key`."""
+def capped(
+    rows: Sequence[Row], limit: int | None, key: Callable[[Row], Hashable], seed: int
+) -> list[Row]:
+    """Keep at most `limit` rows, chosen by `seed`, for each value of `key`; None keeps all."""
+    if limit is None:
+        return list(rows)
     kept: list[int] = []
     for indices in _groups(rows, key).values():
         order = np.random.default_rng(seed).permutation(len(indices))
@@ -105,7 +106,7 @@ def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], l
         A category has one row only.
     """
     groups = _groups(rows, lambda row: row.category)
-    lonely = sorted(category for category, indices in groups.items() if len(indices) < 2)
+    lonely = sorted(str(category) for category, indices in groups.items() if len(indices) < 2)
     if lonely:
         raise DataError(
             f"every category must have two rows or more; got one for {', '.join(lonely)}"
@@ -127,11 +128,6 @@ def digest(rows: Iterable[Row]) -> str:
     return content.hexdigest()
 
 
-def counts(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, int]:
-    """Count rows by `key`, sorted."""
-    return dict(sorted(Counter(map(key, rows)).items()))
-
-
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -143,24 +139,49 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path} must be a readable JSON lines file; got {error}") from error
 
 
+def _read(paths: Iterable[Path], parse: Callable[[bytes], _Item], wanted: str) -> list[_Item]:
+    items: list[_Item] = []
+    problems: list[str] = []
+    for path in paths:
+        for number, line in _lines(path):
+            try:
+                items.append(parse(line))
+            except ValueError as error:
+                problems.append(f"{path}:{number}: {error}")
+    if problems:
+        raise DataError(_report(problems, wanted))
+    if not items:
+        raise DataError(f"{', '.join(map(str, paths))} must hold lines {wanted}; got none")
+    return items
+
+
 def _row(line: bytes) -> Row:
     row = msgspec.json.decode(line, type=Row)
-    if not row.prompt.strip():
-        raise ValueError("prompt must not be empty")
-    if not row.category.strip():
-        raise ValueError("category must not be empty")
+    _check_filled("prompt", row.prompt)
+    _check_filled("category", row.category)
     return row
 
 
-def _groups(rows: Sequence[Row], key: Callable[[Row], _Key]) -> dict[_Key, list[int]]:
-    groups: dict[_Key, list[int]] = defaultdict(list)
+def _prompt(line: bytes) -> str:
+    prompt = msgspec.json.decode(line, type=_Unlabelled).prompt
+    _check_filled("prompt", prompt)
+    return prompt
+
+
+def _check_filled(name: str, value: str) -> None:
+    if not value.strip():
+        raise ValueError(f"{name} must not be blank; got {value!r}")
+
+
+def _groups(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> dict[Hashable, list[int]]:
+    groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         groups[key(row)].append(index)
     return groups
 
 
-def _report(problems: Sequence[str]) -> str:
+def _report(problems: Sequence[str], wanted: str) -> str:
     shown = "\n".join(problems[:_SHOWN_ERRORS])
     more = len(problems) - _SHOWN_ERRORS
     tail = f"\n... and {more} more" if more > 0 else ""
-    return f'{len(problems)} lines must be {{"prompt": str, "category": str}}:\n{shown}{tail}'
+    return f"each line must be {wanted}; got {len(problems)} others. Mend or drop:\n{shown}{tail}"

@@ -8,6 +8,7 @@ result.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
 from routers.base import FloatArray
+from routers.progress import Progress, silent
 
 ENCODER_FILE = "encoder.onnx"
 TOKENIZER_FILE = "tokenizer.json"
@@ -63,8 +65,8 @@ class SentenceEncoder:
         output (1, n_tokens, n_dims) float32, its number of parameters as metadata ``n_params``;
         and ``tokenizer.json`` of the `tokenizers` library. `routers.export` writes both.
     max_tokens : int
-        Most tokens read of one text, special tokens included. Of a longer text the first and
-        the last tokens are read, half and half.
+        Most tokens read of one text, special tokens included. Of a longer text the first three
+        quarters and the last quarter of them are read.
 
     Attributes
     ----------
@@ -93,10 +95,10 @@ class SentenceEncoder:
         self.active_params_b = _n_params(self._session, self._paths[0]) / 1e9
         self._prefix, self._suffix = _special_ids(self._tokenizer)
         self._room = max_tokens - len(self._prefix) - len(self._suffix)
-        if self._room < 2:
+        if self._room < 4:
             raise ValueError(
-                f"max_tokens must leave room for a token from each end of a text beside "
-                f"{max_tokens - self._room} special ones; got {max_tokens}"
+                f"max_tokens must be {max_tokens - self._room + 4} or more, room for both ends of "
+                f"a text beside the special tokens; got {max_tokens}"
             )
 
     def save(self, folder: Path) -> None:
@@ -118,27 +120,30 @@ class SentenceEncoder:
             return self._read_ends(whole, whole, len(clean), len(clean))
         return Reading(self._framed(whole.ids), len(clean), len(clean), 0)
 
-    def encode(self, texts: Sequence[str], n_threads: int = 1) -> FloatArray:
-        """Return the vector of every text.
+    def encode(self, texts: Sequence[str], progress: Progress = silent) -> FloatArray:
+        """Return the vector of every text; several texts are shared out over the cores.
 
         Parameters
         ----------
         texts : sequence of str, length n_texts
             Any strings: empty, huge and control characters included.
-        n_threads : int
-            Texts worked on at the same time; the vectors do not depend on it.
+        progress : Progress
+            Told after every text.
 
         Returns
         -------
         ndarray of float64, shape (n_texts, n_dims)
             Rows have unit length.
         """
-        if n_threads == 1:
-            rows = [self._encode_one(text) for text in texts]
-        else:
-            with ThreadPoolExecutor(n_threads) as pool:
-                rows = list(pool.map(self._encode_one, texts))
-        return np.array(rows).reshape(len(rows), self.n_dims)
+        vectors = np.empty((len(texts), self.n_dims))
+        if len(texts) == 1:
+            vectors[0] = self._encode_one(texts[0])
+            return vectors
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for index, vector in enumerate(pool.map(self._encode_one, texts)):
+                vectors[index] = vector
+                progress("embedding", index + 1, len(texts))
+        return vectors
 
     def _encode_one(self, text: str) -> FloatArray:
         token_ids = np.array([self.read(text).token_ids], dtype=np.int64)
@@ -151,7 +156,7 @@ class SentenceEncoder:
 
     def _read_ends(self, start: Encoding, end: Encoding, end_chars: int, n_chars: int) -> Reading:
         """Read the first tokens of one encoding and the last of another, `end_chars` long."""
-        n_tail = self._room // 2
+        n_tail = self._room // 4
         n_head = self._room - n_tail
         head_chars = start.offsets[:n_head][-1][1] if start.ids else 0
         tail_chars = end_chars - end.offsets[-n_tail:][0][0] if end.ids else 0

@@ -91,8 +91,7 @@ def _export_fp32(transformer: Any, path: Path) -> None:  # noqa: ANN401
             self.transformer = transformer
 
         def forward(self, input_ids: Any) -> Any:  # noqa: ANN401
-            mask = torch.ones_like(input_ids)
-            return self.transformer(input_ids=input_ids, attention_mask=mask).last_hidden_state
+            return self.transformer(input_ids=input_ids).last_hidden_state
 
     n_tokens = torch.export.Dim("n_tokens", min=2, max=512)
     torch.onnx.export(

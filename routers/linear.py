@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from routers.arrays import AnyArray
+from routers.arrays import AnyArray, IntArray
 from routers.base import FloatArray
-from routers.embedding import EmbeddingRouter, IntArray
+from routers.embedding import EmbeddingRouter
 from routers.extras import import_extra
 
 _INVERSE_REGULARISATION = 10.0
@@ -22,16 +24,37 @@ class LinearRouter(EmbeddingRouter):
     type = "linear"
 
     def _learn(self, embeddings: FloatArray, labels: IntArray) -> dict[str, AnyArray]:
-        linear_model = import_extra("sklearn.linear_model", "train")
-        model = linear_model.LogisticRegression(
-            C=_INVERSE_REGULARISATION, class_weight="balanced", max_iter=_MAX_ITERATIONS
-        ).fit(embeddings, labels)
-        coef, intercept = model.coef_, model.intercept_
-        if len(coef) == 1:  # two categories: scikit-learn keeps the second one's logit only
-            coef, intercept = np.vstack([0 * coef, coef]), np.append(0 * intercept, intercept)
+        coef, intercept = logistic_regression(embeddings, labels)
         return {"coef": coef, "intercept": intercept}
 
     def _answer(self, embedding: FloatArray) -> FloatArray:
-        logits = self.head_["coef"] @ embedding + self.head_["intercept"]
-        exponentials = np.exp(logits - logits.max())
-        return np.asarray(exponentials / exponentials.sum())
+        return softmax(self.head_["coef"] @ embedding + self.head_["intercept"])
+
+
+def logistic_regression(features: Any, labels: IntArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
+    """Fit a logistic regression in which every category weighs the same.
+
+    Parameters
+    ----------
+    features : ndarray or scipy sparse matrix, shape (n_texts, n_features)
+    labels : ndarray of int, shape (n_texts,)
+        Indices of categories, none left out.
+
+    Returns
+    -------
+    coef : ndarray, shape (n_categories, n_features)
+    intercept : ndarray, shape (n_categories,)
+    """
+    linear_model = import_extra("sklearn.linear_model", "train")
+    model = linear_model.LogisticRegression(
+        C=_INVERSE_REGULARISATION, class_weight="balanced", max_iter=_MAX_ITERATIONS
+    ).fit(features, labels)
+    if len(model.coef_) == 1:  # of two categories scikit-learn keeps the second one's logit only
+        return np.vstack([0 * model.coef_, model.coef_]), np.append(0.0, model.intercept_)
+    return model.coef_, model.intercept_
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Return the probabilities of one row of logits, shape (n_categories,)."""
+    exponentials = np.exp(logits - logits.max())
+    return np.asarray(exponentials / exponentials.sum())

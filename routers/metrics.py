@@ -3,15 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from routers.base import FloatArray
-
-IntArray = npt.NDArray[np.int64]
+from routers.arrays import BoolArray, IntArray
+from routers.base import GENERAL, FloatArray
 
 _N_BINS = 15
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A router's answers to labelled prompts, and what `routers.base.decide` makes of them.
+
+    Attributes
+    ----------
+    truth, predicted : ndarray of int, shape (n_texts,)
+        Column of the label, -1 for one that is no category of the router; and of the most
+        probable category.
+    confidence : ndarray of float64, shape (n_texts,)
+        Its probability.
+    kept : ndarray of bool, shape (n_texts,)
+        Whether that category is kept: False means sent to `GENERAL` for low confidence.
+    n_categories : int
+    """
+
+    truth: IntArray
+    predicted: IntArray
+    confidence: FloatArray
+    kept: BoolArray
+    n_categories: int
+
+    @classmethod
+    def of(
+        cls,
+        probabilities: FloatArray,
+        labels: Sequence[str],
+        categories: Sequence[str],
+        min_confidence: float,
+    ) -> Answers:
+        """Decide every row; `probabilities` has shape (n_texts, n_categories)."""
+        predicted = probabilities.argmax(axis=1)
+        confidence = probabilities.max(axis=1)
+        kept = (confidence >= min_confidence) | is_general(predicted, categories)
+        truth = label_indices(labels, categories)
+        return cls(truth, predicted, confidence, kept, len(categories))
+
+    def __getitem__(self, chosen: IntArray | BoolArray) -> Answers:
+        """Return the answers to some of the prompts."""
+        return Answers(
+            self.truth[chosen],
+            self.predicted[chosen],
+            self.confidence[chosen],
+            self.kept[chosen],
+            self.n_categories,
+        )
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    @property
+    def correct(self) -> BoolArray:
+        """Whether the most probable category is the label."""
+        return np.asarray(self.truth == self.predicted)
+
+    def scores(self) -> dict[str, float]:
+        """Return accuracy, macro-F1, calibration error, coverage and accuracy of what is kept."""
+        return {
+            "accuracy": float(self.correct.mean()),
+            "macro_f1": macro_f1(self),
+            "ece": calibration_error(self),
+            "coverage": float(self.kept.mean()),
+            "covered_accuracy": float(self.correct[self.kept].mean()) if self.kept.any() else 0.0,
+        }
 
 
 def label_indices(labels: Sequence[str], categories: Sequence[str]) -> IntArray:
@@ -20,30 +85,52 @@ def label_indices(labels: Sequence[str], categories: Sequence[str]) -> IntArray:
     return np.array([column.get(label, -1) for label in labels], dtype=np.int64)
 
 
-def accuracy(truth: IntArray, predicted: IntArray) -> float:
-    """Return the share of texts whose category is right."""
-    return float((truth == predicted).mean())
+def is_general(predicted: IntArray, categories: Sequence[str]) -> BoolArray:
+    """Say of every column whether it is that of `GENERAL`."""
+    return np.asarray(predicted == label_indices([GENERAL], categories)[0])
 
 
-def f1_by_category(truth: IntArray, predicted: IntArray, n_categories: int) -> FloatArray:
-    """Return F1 of every category, nan for one in neither array; shape (n_categories,)."""
-    hits = np.bincount(truth[truth == predicted], minlength=n_categories)
-    true = np.bincount(truth[truth >= 0], minlength=n_categories)
-    claimed = np.bincount(predicted, minlength=n_categories)
-    total = (true + claimed).astype(np.float64)
-    f1: FloatArray = np.full(n_categories, np.nan)
-    np.divide(2.0 * hits, total, out=f1, where=total > 0)
+def macro_f1(answers: Answers) -> float:
+    """Return the mean F1 over the categories that the labels hold."""
+    present = np.unique(answers.truth[answers.truth >= 0])
+    return float(f1_by_category(answers)[present].mean()) if len(present) else 0.0
+
+
+def f1_by_category(answers: Answers) -> FloatArray:
+    """Return F1 of every category, nan for one in neither labels nor answers."""
+    matrix = confusion(answers)
+    hits = np.diag(matrix).astype(np.float64)
+    true = np.bincount(answers.truth[answers.truth >= 0], minlength=answers.n_categories)
+    claimed = np.bincount(answers.predicted, minlength=answers.n_categories)
+    f1: FloatArray = np.full(answers.n_categories, np.nan)
+    np.divide(2.0 * hits, true + claimed, out=f1, where=true + claimed > 0)
     return f1
 
 
-def macro_f1(truth: IntArray, predicted: IntArray, n_categories: int) -> float:
-    """Return the mean F1 over the categories that the labels hold."""
-    present = np.unique(truth[truth >= 0])
-    return float(f1_by_category(truth, predicted, n_categories)[present].mean())
+def confusion(answers: Answers) -> IntArray:
+    """Count label (row) by answer (column); labels that are no category are left out."""
+    known = answers.truth >= 0
+    n = answers.n_categories
+    cells = answers.truth[known] * n + answers.predicted[known]
+    return np.bincount(cells, minlength=n * n).reshape(n, n).astype(np.int64)
 
 
-def calibration_error(confidence: FloatArray, correct: npt.NDArray[np.bool_]) -> float:
+def calibration_error(answers: Answers) -> float:
     """Return the expected calibration error over 15 bins of equal width (arXiv 1706.04599)."""
-    bins = np.minimum((confidence * _N_BINS).astype(np.int64), _N_BINS - 1)
-    gap = np.bincount(bins, weights=confidence - correct, minlength=_N_BINS)
-    return float(np.abs(gap).sum() / len(confidence))
+    return sum(
+        entry["share"] * abs(entry["confidence"] - entry["accuracy"])
+        for entry in reliability(answers)
+    )
+
+
+def reliability(answers: Answers) -> list[dict[str, float]]:
+    """Return share of texts, mean confidence and accuracy of each bin that is not empty."""
+    bins = np.minimum((answers.confidence * _N_BINS).astype(np.int64), _N_BINS - 1)
+    return [
+        {
+            "share": float((bins == index).mean()),
+            "confidence": float(answers.confidence[bins == index].mean()),
+            "accuracy": float(answers.correct[bins == index].mean()),
+        }
+        for index in np.unique(bins)
+    ]

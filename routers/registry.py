@@ -2,62 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
-from routers.base import Router
+from routers.base import FloatArray, Router
+from routers.progress import Progress
 
-if TYPE_CHECKING:
-    from routers.embedding import EmbeddingRouter
-
-_TRAINABLE = {
+_CLASSES = {
     "linear": "routers.linear:LinearRouter",
+    "knn": "routers.knn:KnnRouter",
+    "finetuned": "routers.finetuned:FinetunedRouter",
+    "bag": "routers.bag:BagRouter",
+    "cascade": "routers.cascade:CascadeRouter",
+    "language_gate": "routers.language_gate:LanguageGate",
 }
-_CLASSES = {**_TRAINABLE}
 
 
 class StoredRouter(Router, Protocol):
-    """A router that can be kept in an artifact folder.
+    """A router that learns from labelled prompts and is kept in an artifact folder.
 
     Attributes
     ----------
     type : str
         Its key in the registry.
     min_confidence : float
-        Calibrated threshold in [0, 1] for `routers.base.decide`.
+        Calibrated threshold in [0, 1] for `routers.base.decide`; 0 before calibration.
     """
 
     type: ClassVar[str]
     min_confidence: float
 
+    def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = ...) -> Self:
+        """See `routers.base.TrainableRouter.fit`."""
+        ...
+
+    def calibrate(
+        self, texts: Sequence[str], labels: Sequence[str], progress: Progress = ...
+    ) -> FloatArray:
+        """Make the probabilities honest on texts that were not learned from.
+
+        Parameters
+        ----------
+        texts, labels : sequence of str, length n_texts
+            Every label is one of ``categories_``.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_texts, n_categories)
+            What `predict_proba` now answers for `texts`.
+        """
+        ...
+
     def write(self, folder: Path) -> dict[str, Any]:
-        """Write the router's files into a folder; return the settings that `load` needs."""
+        """Write the router's files into a folder; return the JSON-ready settings `load` needs."""
         ...
 
     @classmethod
     def load(
         cls, folder: Path, name: str, categories: tuple[str, ...], settings: Mapping[str, Any]
     ) -> Self:
-        """Read what `write` wrote.
-
-        Raises
-        ------
-        Exception
-            Any, when the files are not what `write` wrote.
-        """
+        """Read what `write` wrote; may raise anything when the files are not that."""
         ...
 
 
 def router_types() -> tuple[str, ...]:
     """Return the names of all types."""
     return tuple(_CLASSES)
-
-
-def trainable_types() -> tuple[str, ...]:
-    """Return the names of the types that learn from labelled prompts."""
-    return tuple(_TRAINABLE)
 
 
 def router_class(type_name: str) -> type[StoredRouter]:
@@ -68,22 +80,6 @@ def router_class(type_name: str) -> type[StoredRouter]:
     KeyError
         There is no such type.
     """
-    found: type[StoredRouter] = _import(_CLASSES[type_name])
+    module, name = _CLASSES[type_name].split(":")
+    found: type[StoredRouter] = getattr(import_module(module), name)
     return found
-
-
-def trainable_class(type_name: str) -> type[EmbeddingRouter]:
-    """Import the class of a router type that learns from labelled prompts.
-
-    Raises
-    ------
-    KeyError
-        There is no such type.
-    """
-    found: type[EmbeddingRouter] = _import(_TRAINABLE[type_name])
-    return found
-
-
-def _import(path: str) -> Any:  # noqa: ANN401
-    module, name = path.split(":")
-    return getattr(import_module(module), name)

@@ -2,136 +2,128 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from routers import data, metrics
-from routers.base import FloatArray
-from routers.calibrate import TARGET_ACCURACY, choose_min_confidence, fit_temperature
+from routers import data
+from routers.calibrate import Goal, calibrate
 from routers.data import Row
-from routers.embedding import EmbeddingRouter
-from routers.encoder import SentenceEncoder
-from routers.registry import trainable_class
-
-_CHUNK = 128
-
-Progress = Callable[[int, int], None]
-"""Called with the number of texts embedded and to embed."""
+from routers.latency import latency_ms
+from routers.metrics import Answers, confusion, f1_by_category, reliability
+from routers.progress import Progress, silent
+from routers.registry import StoredRouter
 
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """What can be chosen about a training run.
+    """What can be chosen about a training run, the router itself apart.
 
     Attributes
     ----------
-    type : str
-        A trainable type of `routers.registry`.
-    name : str
-        The router's name.
     seed : int
         Decides the hold-out and what the caps keep.
     held_out : float
-        Share of every category's rows that is kept for calibration and scores, in (0, 1).
+        Share of every category's rows kept for calibration and scores, in (0, 1).
     max_rows_per_source : int or None
         Most rows of one source and category; None keeps all.
-    target_accuracy : float
-        Accuracy in [0, 1] that the answers above the threshold must have on the hold-out.
+    max_rows_per_category : int or None
+        Most rows of one category; None keeps all.
+    goal : Goal
+        What the threshold is chosen for.
     """
 
-    type: str = "linear"
-    name: str = "custom"
     seed: int = 0
     held_out: float = 0.1
     max_rows_per_source: int | None = None
-    target_accuracy: float = TARGET_ACCURACY
+    max_rows_per_category: int | None = None
+    goal: Goal = field(default_factory=Goal)
 
 
 def train(
-    rows: Sequence[Row], encoder: SentenceEncoder, options: TrainOptions, progress: Progress
-) -> tuple[EmbeddingRouter, dict[str, Any]]:
-    """Train and calibrate a router.
+    router: StoredRouter,
+    rows: Sequence[Row],
+    out_of_scope: Sequence[str],
+    options: TrainOptions,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Fit and calibrate a router.
+
+    Parameters
+    ----------
+    router : StoredRouter
+        Changed in place.
+    rows : sequence of Row
+    out_of_scope : sequence of str
+        Prompts of no category, for the threshold; may be empty.
 
     Returns
     -------
-    router : EmbeddingRouter
-    report : dict
-        JSON-ready: data, options, and scores on the hold-out.
+    dict
+        JSON-ready report: options, data, and scores on the hold-out.
 
     Raises
     ------
     routers.data.DataError
         The rows cannot be learned from.
     """
-    used = _prepare(rows, options)
+    used = prepare(rows, options)
     training, held_out = data.split(used, options.held_out, options.seed)
-    embeddings = _embed(encoder, [row.prompt for row in (*training, *held_out)], progress)
-    router = trainable_class(options.type)(encoder, options.name)
-    router.fit_embeddings(embeddings[: len(training)], [row.category for row in training])
-    scores = _calibrate(router, embeddings[len(training) :], held_out, options.target_accuracy)
-    facts = {
-        "rows_read": len(rows),
-        "rows_trained": len(training),
-        "rows_held_out": len(held_out),
-        "sha256": data.digest(used),
-        "per_category": data.counts(used, lambda row: row.category),
-        "per_source": _sources(used),
+    router.fit([row.prompt for row in training], [row.category for row in training], progress)
+    answers = calibrate(router, held_out, out_of_scope, options.goal, progress)
+    return {
+        "options": asdict(options),
+        "data": {
+            "rows_read": len(rows),
+            "rows_trained": len(training),
+            "rows_held_out": len(held_out),
+            "sha256": data.digest(used),
+            "sources": count_sources(used),
+        },
+        "held_out": held_out_report(answers, router.categories_),
+        "latency_ms": latency_ms(router),
     }
-    return router, {"options": asdict(options), "data": facts, "held_out": scores}
 
 
-def _prepare(rows: Sequence[Row], options: TrainOptions) -> list[Row]:
+def held_out_report(answers: Answers, categories: Sequence[str]) -> dict[str, Any]:
+    """Return the scores of answers, with F1, confusion and reliability, ready for JSON."""
+    f1 = [None if np.isnan(value) else float(value) for value in f1_by_category(answers)]
+    return {
+        "n": len(answers),
+        **answers.scores(),
+        "f1": dict(zip(categories, f1, strict=True)),
+        "confusion": confusion(answers).tolist(),
+        "reliability": reliability(answers),
+    }
+
+
+def prepare(rows: Sequence[Row], options: TrainOptions) -> list[Row]:
+    """Drop duplicates, apply the caps.
+
+    Raises
+    ------
+    routers.data.DataError
+        Fewer than two categories are left.
+    """
     used = data.without_duplicates(rows)
-    if options.max_rows_per_source is not None:
-        by_source = lambda row: (row.source, row.category)  # noqa: E731
-        used = data.capped(used, options.max_rows_per_source, by_source, options.seed)
+    used = data.capped(
+        used, options.max_rows_per_source, lambda row: (row.source, row.category), options.seed
+    )
+    used = data.capped(used, options.max_rows_per_category, lambda row: row.category, options.seed)
     if len({row.category for row in used}) < 2:
-        raise data.DataError("the rows must hold two categories or more; got one. Add prompts")
+        raise data.DataError(
+            "the rows must hold two categories or more, duplicates left out; got one. Add prompts"
+        )
     return used
 
 
-def _sources(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def count_sources(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Count the rows of every source, licence and category."""
     groups = Counter((row.source, row.licence, row.category) for row in rows)
     return [
         {"source": source, "licence": licence, "category": category, "rows": n_rows}
         for (source, licence, category), n_rows in sorted(groups.items())
     ]
-
-
-def _embed(encoder: SentenceEncoder, texts: Sequence[str], progress: Progress) -> FloatArray:
-    n_threads = os.cpu_count() or 1
-    chunks = []
-    for start in range(0, len(texts), _CHUNK):
-        chunks.append(encoder.encode(texts[start : start + _CHUNK], n_threads))
-        progress(min(start + _CHUNK, len(texts)), len(texts))
-    return np.concatenate(chunks)
-
-
-def _calibrate(
-    router: EmbeddingRouter, embeddings: FloatArray, rows: Sequence[Row], target_accuracy: float
-) -> dict[str, Any]:
-    truth = metrics.label_indices([row.category for row in rows], router.categories_)
-    temperature = fit_temperature(router.predict_proba_embeddings(embeddings), truth)
-    router.calibrate(temperature, min_confidence=0.0)
-    probabilities = router.predict_proba_embeddings(embeddings)
-    confidence = probabilities.max(axis=1)
-    predicted = probabilities.argmax(axis=1)
-    correct = predicted == truth
-    router.calibrate(temperature, choose_min_confidence(confidence, correct, target_accuracy))
-    kept = confidence >= router.min_confidence
-    n_categories = len(router.categories_)
-    per_category = metrics.f1_by_category(truth, predicted, n_categories)
-    return {
-        "accuracy": metrics.accuracy(truth, predicted),
-        "macro_f1": metrics.macro_f1(truth, predicted, n_categories),
-        "ece": metrics.calibration_error(confidence, correct),
-        "coverage": float(kept.mean()),
-        "covered_accuracy": float(correct[kept].mean()),
-        "f1": dict(zip(router.categories_, per_category.tolist(), strict=True)),
-    }

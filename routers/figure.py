@@ -1,0 +1,58 @@
+"""A picture of a router's scores on its hold-out; needs matplotlib (extra ``train``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from routers.card import Card
+from routers.extras import import_extra
+
+
+def write_figure(card: Card, path: Path) -> None:
+    """Draw confusion and reliability of a router into a file.
+
+    Parameters
+    ----------
+    card : Card
+    path : Path
+        Its suffix chooses the format: ``.png``, ``.svg`` or ``.pdf``.
+
+    Raises
+    ------
+    ValueError
+        The format is another.
+    """
+    figure_class = import_extra("matplotlib.figure", "train").Figure
+    scores = card.training["held_out"]
+    figure = figure_class(figsize=(12, 5.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_confusion(left, np.array(scores["confusion"]), card.categories)
+    _draw_reliability(right, scores["reliability"], card.min_confidence)
+    figure.suptitle(
+        f"{card.name}@{card.version} on {scores['n']} held-out prompts: accuracy "
+        f"{scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, ECE {scores['ece']:.3f}"
+    )
+    figure.savefig(path)
+
+
+def _draw_confusion(axes: Any, counts: Any, categories: tuple[str, ...]) -> None:  # noqa: ANN401
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    ticks = range(len(categories))
+    axes.set_xticks(ticks, categories, rotation=90)
+    axes.set_yticks(ticks, categories)
+    axes.set(xlabel="answered", ylabel="labelled", title="share of each label")
+
+
+def _draw_reliability(axes: Any, bins: list[dict[str, float]], min_confidence: float) -> None:  # noqa: ANN401
+    axes.plot([0, 1], [0, 1], linestyle=":", color="grey", label="honest")
+    confidence = [entry["confidence"] for entry in bins]
+    accuracy = [entry["accuracy"] for entry in bins]
+    sizes = [20 + 400 * entry["share"] for entry in bins]
+    axes.scatter(confidence, accuracy, s=sizes, label="prompts of like confidence")
+    axes.axvline(min_confidence, color="black", linewidth=1, label="threshold")
+    axes.set(xlabel="confidence", ylabel="accuracy", title="reliability", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper left")

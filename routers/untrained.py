@@ -1,0 +1,94 @@
+"""A router type and an encoder by name -> a router that is ready to learn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from routers.artifact import DEFAULT_FOLDER
+from routers.bag import BagRouter
+from routers.cascade import CascadeRouter
+from routers.encoder import ENCODER_FILE, SentenceEncoder
+from routers.export import BASE_ENCODER, export_encoder, load_sentence_transformer
+from routers.finetuned import FinetunedRouter, Recipe
+from routers.knn import KnnRouter
+from routers.language_gate import LanguageGate
+from routers.linear import LinearRouter
+from routers.registry import StoredRouter
+
+TYPES = ("linear", "knn", "finetuned", "bag", "cascade")
+_MAX_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What router is wanted.
+
+    Attributes
+    ----------
+    type : str
+        One of `TYPES`.
+    name : str
+        See `routers.base.Router`.
+    encoder : str or None
+        None is the encoder that ships; a folder with ``encoder.onnx``, a router artifact for
+        example, is used as it is; any other folder or Hugging Face name is exported from
+        sentence-transformers. ``bag`` has none.
+    max_tokens : int or None
+        Most tokens read of one prompt; None is 64: reading 256 is four times slower, and what a
+        prompt is about shows at its ends.
+    foreign_category : str or None
+        Category of all prompts that are not in English; None routes them like the others.
+    """
+
+    type: str = "linear"
+    name: str = "custom"
+    encoder: str | None = None
+    max_tokens: int | None = None
+    foreign_category: str | None = None
+
+
+def untrained_router(plan: Plan, seed: int, scratch: Path) -> StoredRouter:
+    """Make the router that a plan describes.
+
+    Parameters
+    ----------
+    plan : Plan
+    seed : int
+        For what learns by chance.
+    scratch : Path
+        An empty folder for encoders made on the way; must outlive the router until it is saved.
+    """
+    router = _of_type(plan, seed, scratch)
+    return LanguageGate(router, plan.foreign_category) if plan.foreign_category else router
+
+
+def _of_type(plan: Plan, seed: int, scratch: Path) -> StoredRouter:
+    if plan.type == "bag":
+        return BagRouter(plan.name)
+    if plan.type == "finetuned":
+        base = plan.encoder or BASE_ENCODER
+        encoder = _exported(base, plan.max_tokens, scratch / "base")
+        (scratch / "tuned").mkdir()
+        return FinetunedRouter(encoder, plan.name, Recipe(base, scratch / "tuned", seed))
+    encoder = _open_encoder(plan, scratch)
+    if plan.type == "knn":
+        return KnnRouter(encoder, plan.name)
+    linear = LinearRouter(encoder, plan.name)
+    if plan.type == "cascade":
+        return CascadeRouter(BagRouter(plan.name), linear, plan.name)
+    return linear
+
+
+def _open_encoder(plan: Plan, scratch: Path) -> SentenceEncoder:
+    if plan.encoder is None:
+        return SentenceEncoder(DEFAULT_FOLDER, plan.max_tokens or _MAX_TOKENS)
+    if (Path(plan.encoder) / ENCODER_FILE).is_file():
+        return SentenceEncoder(Path(plan.encoder), plan.max_tokens or _MAX_TOKENS)
+    return _exported(plan.encoder, plan.max_tokens, scratch / "base")
+
+
+def _exported(name: str, max_tokens: int | None, folder: Path) -> SentenceEncoder:
+    folder.mkdir()
+    export_encoder(load_sentence_transformer(name), folder)
+    return SentenceEncoder(folder, max_tokens or _MAX_TOKENS)
