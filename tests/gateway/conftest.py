@@ -72,6 +72,7 @@ def stand_ins(upstream: UpstreamServer) -> list[dict[str, Any]]:
         {"name": "unfinished"},
         {"name": "fails"},
         {"name": "endless"},
+        {"name": "held", "model": "slow"},
         {"name": "slow", "timeout_s": {"first_token": 0.4, "total": 0.8}},
         {"name": "stalled", "timeout_s": {"idle": 0.4}},
         {"name": "overlong", "model": "endless", "timeout_s": {"total": 0.8}},
