@@ -16,6 +16,9 @@ import re2
 
 from routers.base import FloatArray, Router
 
+_MAX_BYTES = 32 << 20
+"""Memory one category's rules may take: past it RE2 leaves its automaton for a slower search."""
+
 # RE2's own \b and \s know ASCII only.
 _NOT_IN_WORD = r"[^\pL\pM\pN_]"
 _SPACE = r"[\s\pZ]+"
@@ -176,4 +179,5 @@ def _compile(expression: str) -> Any:  # noqa: ANN401
     options.case_sensitive = False
     options.log_errors = False
     options.never_capture = True
+    options.max_mem = _MAX_BYTES
     return re2.compile(expression.encode(errors="replace"), options)
