@@ -17,18 +17,24 @@ PIECES = ("One", " two", " three", "é…", "")
 USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
 
 
+def usage(kind: str, detail: str) -> dict[str, int] | None:
+    """Return the usage to report: model ``counts-25`` takes 25 tokens, ``nousage`` is silent."""
+    counted = {**USAGE, "completion_tokens": int(detail)} if kind == "counts" else USAGE
+    return None if kind == "nousage" else counted
+
+
 def chunk(delta: dict[str, Any], finish: str | None = None, **extra: Any) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     body = {"id": "c1", "object": "chat.completion.chunk", "choices": [choice], **extra}
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
-def usage_chunk() -> bytes:
-    body = {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": USAGE}
+def usage_chunk(counted: dict[str, int]) -> bytes:
+    body = {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": counted}
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
-def completion(content: str) -> dict[str, Any]:
+def completion(content: str, counted: dict[str, int] | None) -> dict[str, Any]:
     message = {"role": "assistant", "content": content}
     return {
         "id": "c1",
@@ -36,7 +42,7 @@ def completion(content: str) -> dict[str, Any]:
         "created": 1,
         "model": "upstream",
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": USAGE,
+        "usage": counted,
         "an_unknown_field": {"kept": 1.50},
     }
 
@@ -93,12 +99,15 @@ class Upstream:
             request.transport.abort()
             return web.Response()
         if body.stream:
-            return await self.stream(request, body, kind)
+            asked = (body.stream_options or {}).get("include_usage")
+            return await self.stream(request, kind, usage(kind, detail) if asked else None)
         if kind == "garbage":
             return web.Response(body=b'{"choices": [', content_type="application/json")
-        return web.json_response(completion(f"{kind} answers"))
+        return web.json_response(completion(f"{kind} answers", usage(kind, detail)))
 
-    async def stream(self, request: web.Request, body: Asked, kind: str) -> web.StreamResponse:
+    async def stream(
+        self, request: web.Request, kind: str, counted: dict[str, int] | None
+    ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         if kind == "empty":
@@ -120,8 +129,8 @@ class Upstream:
             return response
         if kind != "unfinished":
             await response.write(chunk({}, "stop"))
-            if kind != "nousage" and (body.stream_options or {}).get("include_usage"):
-                await response.write(usage_chunk())
+            if counted is not None:
+                await response.write(usage_chunk(counted))
             await response.write(b"data: [DONE]\n\n")
         return response
 
