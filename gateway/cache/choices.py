@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Protocol, cast
+from urllib.parse import quote
 
 import numpy as np
 from cachetools import LRUCache
@@ -60,10 +61,8 @@ def choice_key(tenant: str, router: Router, text: str) -> bytes:
     Two tenants never share a key, nor do two versions of a router.
     """
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    parts = (PREFIX, tenant, f"{router.name}@{router.version}", digest.hexdigest())
-    return ":".join(
-        part.replace(":", "%3A") if part is not PREFIX else part for part in parts
-    ).encode()
+    parts = (tenant, router.name, router.version, digest.hexdigest())
+    return ":".join((PREFIX, *(quote(part, safe="") for part in parts))).encode()
 
 
 class ChoiceCache(Protocol):
