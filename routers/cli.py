@@ -134,7 +134,7 @@ def train(
     options = TrainOptions(
         seed, held_out, max_rows_per_source, max_rows_per_category, _goal(shared)
     )
-    with _wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
+    with wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         check_target(out)
         rows = read_rows(files)
         out_of_scope = _out_of_scope(shared)
@@ -150,7 +150,7 @@ def train(
 @_goal_options
 def calibrate_command(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # noqa: ANN401
     """Fit an artifact's temperature and threshold to labelled prompts it was not trained on."""
-    with _wrong_use(), progress_bars() as progress:
+    with wrong_use(), progress_bars() as progress:
         router = load_router(folder)
         rows = read_rows(files)
         answers = calibrate(router, rows, _out_of_scope(shared), _goal(shared), progress)
@@ -181,7 +181,8 @@ def progress_bars() -> Iterator[Progress]:
 
 
 @contextmanager
-def _wrong_use() -> Iterator[None]:
+def wrong_use() -> Iterator[None]:
+    """Turn errors about input into a message and exit code 2."""
     try:
         yield
     except (ValueError, MissingExtraError) as error:

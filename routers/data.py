@@ -41,11 +41,15 @@ class Row(msgspec.Struct, frozen=True):
     licence: str = ""
 
 
-class _Unlabelled(msgspec.Struct):
+class _Prompt(msgspec.Struct):
     prompt: str
 
 
-def read_rows(paths: Iterable[Path]) -> list[Row]:
+class _Category(msgspec.Struct):
+    category: str | None
+
+
+def read_rows(paths: Sequence[Path]) -> list[Row]:
     """Read labelled prompts from JSON lines, gzipped when the name ends in ``.gz``.
 
     Raises
@@ -56,7 +60,23 @@ def read_rows(paths: Iterable[Path]) -> list[Row]:
     return _read(paths, _row, '{"prompt": str, "category": str}')
 
 
-def read_prompts(paths: Iterable[Path]) -> list[str]:
+def read_labelled(paths: Sequence[Path]) -> tuple[list[Row], int]:
+    """Read as `read_rows` does, but leave out rows whose category is null.
+
+    Returns
+    -------
+    rows : list of Row
+    n_unlabelled : int
+        How many were left out.
+    """
+    rows = _read(paths, _row_or_unlabelled, '{"prompt": str, "category": str or null}')
+    labelled = [row for row in rows if row is not None]
+    if not labelled:
+        raise DataError(f"{', '.join(map(str, paths))} must hold labelled rows; got none")
+    return labelled, len(rows) - len(labelled)
+
+
+def read_prompts(paths: Sequence[Path]) -> list[str]:
     """Read the prompts alone; raises as `read_rows` does."""
     return _read(paths, _prompt, '{"prompt": str}')
 
@@ -139,7 +159,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path} must be a readable JSON lines file; got {error}") from error
 
 
-def _read(paths: Iterable[Path], parse: Callable[[bytes], _Item], wanted: str) -> list[_Item]:
+def _read(paths: Sequence[Path], parse: Callable[[bytes], _Item], wanted: str) -> list[_Item]:
     items: list[_Item] = []
     problems: list[str] = []
     for path in paths:
@@ -162,8 +182,14 @@ def _row(line: bytes) -> Row:
     return row
 
 
+def _row_or_unlabelled(line: bytes) -> Row | None:
+    if msgspec.json.decode(line, type=_Category).category is None:
+        return None
+    return _row(line)
+
+
 def _prompt(line: bytes) -> str:
-    prompt = msgspec.json.decode(line, type=_Unlabelled).prompt
+    prompt = msgspec.json.decode(line, type=_Prompt).prompt
     _check_filled("prompt", prompt)
     return prompt
 

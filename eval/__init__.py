@@ -1,0 +1,1 @@
+"""Measuring: routers, mappings, gateways. Nothing of the product imports it."""

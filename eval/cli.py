@@ -1,0 +1,82 @@
+"""The measuring commands; `gateway.cli` mounts the group as ``coe eval``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from eval.robustness import stability
+from eval.router import evaluate
+from routers.artifact import load_router
+from routers.cli import wrong_use
+from routers.data import read_labelled
+from routers.latency import latency_ms
+
+_PATH = click.Path(path_type=Path)
+
+_ROUTER_EXAMPLES = """
+\b
+Examples:
+  coe eval router routers/default test.jsonl.gz
+  coe eval router my-router test.jsonl --stability --json
+
+Each line of DATA is {"prompt": "...", "category": "..."}; "source" may be added. Lines whose
+category is null are counted and left out.
+"""
+
+
+@click.group(name="eval")
+def eval_group() -> None:
+    """Measure routers, mappings and gateways."""
+
+
+@eval_group.command(epilog=_ROUTER_EXAMPLES)
+@click.argument("folder", metavar="DIR", type=_PATH)
+@click.argument("files", metavar="DATA...", nargs=-1, required=True, type=_PATH)
+@click.option("--stability", "with_stability", is_flag=True, help="Also perturb the prompts.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def router(
+    folder: Path, files: tuple[Path, ...], with_stability: bool, seed: int, as_json: bool
+) -> None:
+    """Measure accuracy, calibration, coverage and latency of a router artifact."""
+    with wrong_use():
+        loaded = load_router(folder)
+        rows, n_unlabelled = read_labelled(files)
+    found = {"n_unlabelled": n_unlabelled, **evaluate(loaded, rows, seed)}
+    found["latency_ms"] = latency_ms(loaded)
+    if with_stability:
+        found["stability"] = stability(loaded, [row.prompt for row in rows], seed)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _show(found)
+
+
+def _show(found: dict[str, Any]) -> None:
+    console = Console()
+    metrics = Table("metric", "value", "95% interval", title=f"{found['router']}, n={found['n']}")
+    for name in [name.removesuffix("_ci95") for name in found if name.endswith("_ci95")]:
+        low, high = found[f"{name}_ci95"]
+        metrics.add_row(name, f"{found[name]:.3f}", f"{low:.3f} to {high:.3f}")
+    metrics.add_row("source_mean_accuracy", f"{found['source_mean_accuracy']:.3f}", "")
+    console.print(metrics)
+    categories = Table("category", "n", "precision", "recall", "F1")
+    for name, one in found["per_category"].items():
+        shares = (one["precision"], one["recall"], one["f1"])
+        categories.add_row(name, str(one["n"]), *("" if x is None else f"{x:.3f}" for x in shares))
+    console.print(categories)
+    sources = Table("source", "n", "accuracy", "95% interval")
+    for name, one in found["per_source"].items():
+        low, high = one["accuracy_ci95"]
+        sources.add_row(name, str(one["n"]), f"{one['accuracy']:.3f}", f"{low:.3f} to {high:.3f}")
+    console.print(sources)
+    for name, share in found.get("stability", {}).items():
+        console.print(f"same category after {name}: {share:.1%}")
+    spent = ", ".join(f"{ms:.2f} ms at {n} tokens" for n, ms in found["latency_ms"].items())
+    console.print(f"median of one text on one core: {spent}")
