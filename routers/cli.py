@@ -17,7 +17,8 @@ from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
 from routers.artifact import check_target, load_router, read_card, save_router
-from routers.calibrate import Goal, calibrate
+from routers.calibrate import Goal
+from routers.calibrate import calibrate as calibrate_router
 from routers.card import Card
 from routers.data import read_prompts, read_rows
 from routers.extras import MissingExtraError
@@ -144,16 +145,16 @@ def train(
         _show(out, card, shared)
 
 
-@click.command(name="calibrate", epilog=_CALIBRATE_EXAMPLES)
+@click.command(epilog=_CALIBRATE_EXAMPLES)
 @click.argument("folder", metavar="DIR", type=_PATH)
 @click.argument("files", metavar="DATA...", nargs=-1, required=True, type=_PATH)
 @_goal_options
-def calibrate_command(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # noqa: ANN401
+def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # noqa: ANN401
     """Fit an artifact's temperature and threshold to labelled prompts it was not trained on."""
     with wrong_use(), progress_bars() as progress:
         router = load_router(folder)
         rows = read_rows(files)
-        answers = calibrate(router, rows, _out_of_scope(shared), _goal(shared), progress)
+        answers = calibrate_router(router, rows, _out_of_scope(shared), _goal(shared), progress)
         training = dict(read_card(folder).training)
         training["held_out"] = held_out_report(answers, router.categories_)
         card = save_router(router, folder, training)
