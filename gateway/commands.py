@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -124,3 +125,29 @@ def check_experts(config: Path, as_json: bool) -> None:
         print_checks(shown)
     if not shown["ok"]:
         sys.exit(FALLS_SHORT)
+
+
+@experts.command(
+    "inspect",
+    epilog="""\b
+Examples:
+  coe experts inspect models/mixtral/config.json
+  coe experts inspect model.gguf
+  coe experts inspect Qwen/Qwen3-30B-A3B --json""",
+)
+@click.argument("source", metavar="PATH|REPO")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def inspect_expert(source: str, as_json: bool) -> None:
+    """Derive a model's total and active parameters from its config.json or GGUF header."""
+    from gateway.sizes import SizeError, inspect_model
+
+    try:
+        size = inspect_model(source)
+    except SizeError as error:
+        raise click.UsageError(str(error)) from error
+    if as_json:
+        click.echo(json.dumps(asdict(size)))
+    else:
+        click.echo(f"architecture: {size.architecture}")
+        click.echo(f"total_params_b: {size.total_params_b:.4g}")
+        click.echo(f"active_params_b: {size.active_params_b:.4g}")
