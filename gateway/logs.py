@@ -46,7 +46,7 @@ def json_logging(level: str) -> Iterator[None]:
     listener = QueueListener(records, handler)
     root = logging.getLogger()
     root.handlers = [_KeepQueueHandler(records)]
-    root.setLevel(level.upper())
+    root.setLevel(level)
     listener.start()
     try:
         yield

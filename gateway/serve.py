@@ -20,6 +20,7 @@ from pathlib import Path
 from gateway.composition import check
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
+from gateway.logs import json_logging
 from gateway.settings import Settings
 from gateway.supervisor.plan import WORKER, cache_spec, expert_specs, worker_spec
 from gateway.supervisor.supervisor import Supervisor
@@ -52,7 +53,8 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
     with open_listener(settings.host, settings.port) as listener:
         run_dir = Path(tempfile.mkdtemp(prefix="coe-"))
         try:
-            return asyncio.run(_run(settings, registry, listener, run_dir, say))
+            with json_logging(settings.log_level):
+                return asyncio.run(_run(settings, registry, listener, run_dir, say))
         finally:
             shutil.rmtree(run_dir, ignore_errors=True)
 

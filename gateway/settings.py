@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -40,7 +41,7 @@ class Settings(BaseSettings):
     """Largest request body, in 10^6 bytes."""
     drain_timeout_s: int = Field(default=30, ge=0)
     """How long a stop waits for open answers, in seconds."""
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """DEBUG, INFO, WARNING or ERROR."""
     run_dir: Path | None = None
     """Folder for sockets and process state, set by the supervisor; None outside of it."""
