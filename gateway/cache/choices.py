@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from gateway.errors import CacheError
+from gateway.errors import CacheError, ConfigError
 from gateway.metrics import Metrics
 from routers.base import FloatArray, Router
 
@@ -44,14 +44,25 @@ def connect(url: str, timeout_ms: int) -> Redis:
         ``redis://``, ``rediss://`` or ``unix://``.
     timeout_ms : int
         Longest wait for a connection or an answer, in milliseconds.
+
+    Raises
+    ------
+    ConfigError
+        When `url` is no such URL; it is not repeated, since it may hold a password.
     """
     timeout_s = timeout_ms / 1000
-    client: Redis = Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-    )
+    try:
+        client: Redis = Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise ConfigError(
+            "REDIS_URL must look like redis://host:6379/0, rediss://host:6379/0 or "
+            "unix:///path/to/socket. Correct it, or unset it to use the embedded cache"
+        ) from error
     return client
 
 
