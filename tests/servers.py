@@ -58,7 +58,9 @@ class Gateway:
         return dict(self.get("/admin/stats").json())
 
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        """Return its processes; those that ended a moment ago are left out."""
+        everyone = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in everyone if child.status() != psutil.STATUS_ZOMBIE]
 
     def child(self, word: str) -> psutil.Process:
         """Return the child with `word` in its command line."""

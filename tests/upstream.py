@@ -114,6 +114,7 @@ class Upstream:
             return response
         for piece in PIECES:
             await response.write(chunk({"content": piece}))
+            await asyncio.sleep(0.3 if kind == "paced" else 0)
         if kind == "cut":
             assert request.transport is not None
             request.transport.abort()
