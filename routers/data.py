@@ -57,7 +57,7 @@ def read_rows(paths: Sequence[Path]) -> list[Row]:
     DataError
         A file cannot be read or lines are bad: each is named with its reason.
     """
-    return _read(paths, _row, '{"prompt": str, "category": str}')
+    return read_lines(paths, _row, '{"prompt": str, "category": str}')
 
 
 def read_labelled(paths: Sequence[Path]) -> tuple[list[Row], int]:
@@ -69,7 +69,7 @@ def read_labelled(paths: Sequence[Path]) -> tuple[list[Row], int]:
     n_unlabelled : int
         How many were left out.
     """
-    rows = _read(paths, _row_or_unlabelled, '{"prompt": str, "category": str or null}')
+    rows = read_lines(paths, _row_or_unlabelled, '{"prompt": str, "category": str or null}')
     labelled = [row for row in rows if row is not None]
     if not labelled:
         raise DataError(f"{', '.join(map(str, paths))} must hold labelled rows; got none")
@@ -78,7 +78,7 @@ def read_labelled(paths: Sequence[Path]) -> tuple[list[Row], int]:
 
 def read_prompts(paths: Sequence[Path]) -> list[str]:
     """Read the prompts alone; raises as `read_rows` does."""
-    return _read(paths, _prompt, '{"prompt": str}')
+    return read_lines(paths, _prompt, '{"prompt": str}')
 
 
 def without_duplicates(rows: Iterable[Row]) -> list[Row]:
@@ -159,7 +159,22 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path} must be a readable JSON lines file; got {error}") from error
 
 
-def _read(paths: Sequence[Path], parse: Callable[[bytes], _Item], wanted: str) -> list[_Item]:
+def read_lines(paths: Sequence[Path], parse: Callable[[bytes], _Item], wanted: str) -> list[_Item]:
+    """Read JSON lines, gzipped when the name ends in ``.gz``.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+    parse : callable
+        Turns one line into an item; raises ValueError for a bad one.
+    wanted : str
+        What a line must be, for errors.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read or lines are bad: each is named with its reason.
+    """
     items: list[_Item] = []
     problems: list[str] = []
     for path in paths:
