@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -24,20 +26,18 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, shared_dir: str | None = None) -> None:
         self._registry = registry
         self._shared_dir = shared_dir
-        self.requests = Counter(
+        counter = partial(Counter, registry=registry)
+        seconds = partial(Histogram, registry=registry)
+        self.requests = counter(
             "coe_requests",
             "Requests by where they went and how they ended.",
             ["expert", "category", "reason", "outcome"],
-            registry=registry,
         )
-        self.tokens = Counter(
-            "coe_tokens", "Tokens by expert and kind.", ["expert", "kind"], registry=registry
-        )
-        self.active_params_b = Counter(
+        self.tokens = counter("coe_tokens", "Tokens by expert and kind.", ["expert", "kind"])
+        self.active_params_b = counter(
             "coe_active_params_b",
             "Sum over requests of the 10^9 parameters used, the router's included.",
             ["expert"],
-            registry=registry,
         )
         self.resident_params_b = Gauge(
             "coe_resident_params_b",
@@ -45,43 +45,31 @@ class Metrics:
             registry=registry,
             multiprocess_mode="mostrecent",
         )
-        self.choices = Counter(
-            "coe_choices", "Routing choices by cache result.", ["cache"], registry=registry
+        self.choices = counter("coe_choices", "Routing choices by cache result.", ["cache"])
+        self.cache_errors = counter(
+            "coe_cache_errors", "Failures of the cache, survived.", ["operation"]
         )
-        self.cache_errors = Counter(
-            "coe_cache_errors", "Failures of the cache, survived.", ["operation"], registry=registry
+        self.router_failures = counter(
+            "coe_router_failures", "Routers that did not answer; the next one did.", ["router"]
         )
-        self.router_failures = Counter(
-            "coe_router_failures",
-            "Routers that did not answer; the next one did.",
-            ["router"],
-            registry=registry,
+        self.expert_failures = counter(
+            "coe_expert_failures", "Failed calls of an expert.", ["expert", "code"]
         )
-        self.expert_failures = Counter(
-            "coe_expert_failures",
-            "Failed calls of an expert.",
-            ["expert", "code"],
-            registry=registry,
+        self.ledger_errors = counter("coe_ledger_errors", "Failures to store the ledger, survived.")
+        self.classify_seconds = seconds(
+            "coe_classify_seconds", "Time to classify a text.", buckets=_FAST_S
         )
-        self.ledger_errors = Counter(
-            "coe_ledger_errors", "Failures to store the ledger, survived.", registry=registry
-        )
-        self.classify_seconds = Histogram(
-            "coe_classify_seconds", "Time to classify a text.", buckets=_FAST_S, registry=registry
-        )
-        self.first_byte_seconds = Histogram(
+        self.first_byte_seconds = seconds(
             "coe_first_byte_seconds",
             "From the request's arrival to the first byte of its answer.",
             ["expert"],
             buckets=_SLOW_S,
-            registry=registry,
         )
-        self.request_seconds = Histogram(
+        self.request_seconds = seconds(
             "coe_request_seconds",
             "From the request's arrival to the last byte of its answer.",
             ["expert"],
             buckets=_SLOW_S,
-            registry=registry,
         )
 
     def render(self) -> bytes:
