@@ -1,0 +1,135 @@
+"""The budgets and import rules that keep the code small and its parts apart."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.servers import REPO
+
+FILE_LINES, FUNCTION_LINES, PROTOCOL_METHODS = 400, 50, 4
+PACKAGES = ("gateway", "routers", "eval", "tests")
+FILES = sorted(path for package in PACKAGES for path in (REPO / package).rglob("*.py"))
+PRODUCT = [path for path in FILES if path.relative_to(REPO).parts[0] != "tests"]
+
+MAY_IMPORT = {"gateway": {"gateway", "routers"}, "routers": {"routers"}}
+MAY_IMPORT |= {"eval": {"gateway", "routers", "eval"}, "tests": set(PACKAGES)}
+SERVING = {"artifact", "base", "encoder", "keyword", "llm", "mapping", "registry", "text"}
+"""The modules of `routers` that the gateway may import."""
+HEAVY = {"litellm", "matplotlib", "sentence_transformers", "sklearn", "torch", "vllm"}
+EFFECTS = {"ClientSession", "Popen", "Redis", "Thread", "ThreadPoolExecutor", "argv", "environ"}
+EFFECTS |= {"getenv", "mkdtemp", "open", "read_bytes", "read_text", "run", "socket", "write_text"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(REPO).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(nodes: Iterator[ast.AST]) -> set[str]:
+    """Return the modules that import statements name."""
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            below = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (below & MODULES.keys()) or {node.module}
+    return names
+
+
+def at_import(path: Path) -> Iterator[ast.AST]:
+    """Yield what runs when a module is imported: all but functions and what only types need."""
+    waiting: list[ast.AST] = [tree_of(path)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test) in {
+            "TYPE_CHECKING",
+            "__name__ == '__main__'",
+        }:
+            continue
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= FILE_LINES
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) and node.body[1:] else node.body
+            lines = (body[-1].end_lineno or 0) - body[0].lineno + 1
+            assert lines <= FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name_of)
+def test_protocols_are_small_and_nothing_is_global(path: Path) -> None:
+    for node in ast.walk(tree_of(path)):
+        assert not isinstance(node, ast.Global)
+        if isinstance(node, ast.ClassDef) and "Protocol" in {ast.unparse(b) for b in node.bases}:
+            methods = [item for item in node.body if not isinstance(item, ast.AnnAssign | ast.Expr)]
+            assert len(methods) <= PROTOCOL_METHODS, node.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_packages_import_only_what_they_may(path: Path) -> None:
+    package = path.relative_to(REPO).parts[0]
+    ours = {name for name in imported(ast.walk(tree_of(path))) if name.split(".")[0] in PACKAGES}
+    assert {name.split(".")[0] for name in ours} <= MAY_IMPORT[package]
+    if package == "gateway":
+        routers = {name.split(".")[1] for name in ours if name.startswith("routers.")}
+        assert routers <= SERVING
+    assert "eval" not in ours, "write from eval.x import y: `import eval` hides the builtin"
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {name: imported(at_import(path)) & MODULES.keys() for name, path in MODULES.items()}
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError, naming them
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name_of)
+def test_an_import_has_no_effect(path: Path) -> None:
+    for node in at_import(path):
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Load):
+            name = node.id if isinstance(node, ast.Name) else node.attr
+            assert name not in EFFECTS, f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """Return the top-level names of all modules that importing `modules` loads."""
+    shown = "import sys, threading; assert threading.active_count() == 1; print(*sys.modules)"
+    code = "\n".join([*(f"import {name}" for name in modules), shown])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=REPO
+    )
+    assert done.returncode == 0, done.stderr
+    return {name.split(".")[0] for name in done.stdout.split()}
+
+
+def test_serving_loads_nothing_heavy() -> None:
+    ours = [name for name in MODULES if name.startswith("gateway") and "__main__" not in name]
+    assert {"gateway.app", "gateway.worker", "gateway.cli"} <= set(ours)
+    loaded = loaded_by(*ours)
+    assert "routers" in loaded
+    assert not loaded & HEAVY
+
+
+def test_the_command_line_starts_light() -> None:
+    loaded = loaded_by("gateway", "gateway.cli", "gateway.commands")
+    assert not loaded & (HEAVY | {"aiohttp", "fastapi", "numpy", "onnxruntime", "redis", "rich"})
