@@ -2,8 +2,8 @@
 
 Coding agents and chat front ends send reminders, open files, tool output and whole prompt
 templates in the user's role. Each leaves marks of its own: tags, opening words, headings. The
-tables below list the marks of Aider, Claude Code, Cline, Codex, Copilot, Cursor, LlamaIndex, Open
-WebUI and Roo; a new harness is a new entry.
+tables below list the marks of Aider, Claude Code, Cline, Codex, Copilot, Cursor, Gemini CLI, Goose,
+LlamaIndex, opencode, Open WebUI, Qwen Code and Roo; a new harness is a new entry.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ _TAGS_BY_KIND = {
         "user_request userrequest"
     ),
     ATTACHMENT: (
-        "additional_data attached_file attached_files attachment attachments context current_file "
-        "editorcontext file_content file_contents final_file_content folder_content git_commit "
-        "git_working_state ide_selection open_and_recently_viewed_files retrieved_context "
-        "retrieved_documents search_results url_content workspace_diagnostics"
+        "attached_file attached_files attachment attachments file_content file_contents "
+        "final_file_content folder_content git_commit git_working_state ide_selection "
+        "image_files retrieved_context retrieved_documents search_results url_content "
+        "workspace_diagnostics"
     ),
     "command": (
         "bash-input bash-stderr bash-stdout command-contents command-message command-name "
         "local-command-caveat local-command-stderr local-command-stdout user_shell_command"
     ),
     "environment": (
-        "agent_skills agent_transcripts available_skills environment_context environment_details "
-        "environment_info git_status ide_diagnostics ide_opened_file linter_errors "
-        "new-diagnostics project_layout repo_map timestamp user_info workspace_info"
+        "additional_data agent_skills agent_transcripts available_skills context current_file "
+        "editorcontext environment_context environment_details environment_info git_status "
+        "ide_diagnostics ide_opened_file info-msg linter_errors mcp_file_system new-diagnostics "
+        "open_and_recently_viewed_files project_layout repo_map repomemory session_context "
+        "sessionmemory timestamp user_info usermemory workspace_info"
     ),
     "history": "chat_history conversation_history transcript",
     "instructions": (
@@ -47,9 +49,9 @@ _TAGS_BY_KIND = {
         "recommended_plugins rules system_prompt tooluseinstructions user_instructions user_rules"
     ),
     "reminder": (
-        "fork-boilerplate post-tool-use-hook reminder reminderinstructions session-start-hook "
-        "subagent_notification system-reminder system_reminder task-notification todo_reminder "
-        "turn_aborted user-prompt-submit-hook"
+        "fork-boilerplate importantreminders post-tool-use-hook reminder reminderinstructions "
+        "session-start-hook subagent_notification system-reminder system_reminder "
+        "task-notification todo_reminder turn_aborted user-prompt-submit-hook"
     ),
     TOOL_RESULT: (
         "function_result function_results terminal_output tool_output tool_response tool_result "
@@ -71,6 +73,8 @@ _KIND_OF_LEAD = {
     "I am not sharing the full contents of any files": ATTACHMENT,
     "I have *added these files to the chat*": ATTACHMENT,
     "Stop hook feedback:": "reminder",
+    "This is the Gemini CLI. We are setting up": "environment",
+    "This is the Qwen Code. We are setting up": "environment",
     "[ERROR] You did not use a tool in your previous response": "reminder",
     "[Request interrupted by user": "reminder",
 }
@@ -85,10 +89,14 @@ _REQUEST_AFTER = {
 """Opening words of a prompt template, and the mark in it that the human's words follow."""
 
 # Possessive, and no attempt runs past the next "<": linear in the text.
-_TAG = re.compile(r"<(/?)([A-Za-z_-]{2,40}+)(?:\s[^<>]*+)?>")
+_TAG_OR_FENCE = re.compile(r"```|(?<!`)<(/?)([A-Za-z_-]{2,40}+)(?:\s[^<>]*+)?>")
+_FENCE = "```"
 _MAX_TAGS = 50_000  # looked at in one text; what follows the last of them is read as it stands
-_TOOL_RESULT_LEAD = re.compile(r"\s*\[[a-z_]{1,60}(?: for '[^\n]{0,1000})?\] Result:")
-"""How Cline and Roo begin a turn of tool results."""
+_TOOL_RESULT_LEAD = re.compile(
+    r"\s*(?:\[[a-z]{1,20}(?:_[a-z]{1,20}){1,4}(?: for '[^\n]{0,1000})?\] Result:"
+    r"|Called the \w{1,60} tool with the following input:)"
+)
+"""How tool results begin (Cline, Roo; opencode): the rest of the turn is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +187,20 @@ def _template_end(text: str) -> int:
 
 
 def _blocks(text: str) -> list[_Block]:
-    """Find the tagged blocks, in one pass; what stands inside set-aside text is not looked at."""
+    """Find the tagged blocks, in one pass.
+
+    What stands inside set-aside text is not looked at, nor are tags in the human's own code.
+    """
     blocks: list[_Block] = []
     opened: list[re.Match[str]] = []
     n_open: Counter[str] = Counter()
-    for tag in islice(_TAG.finditer(text), _MAX_TAGS):
-        name = tag[2].lower()
-        if name not in _KIND_OF_TAG:
+    in_code = False
+    for tag in islice(_TAG_OR_FENCE.finditer(text), _MAX_TAGS):
+        if tag[0] == _FENCE:
+            in_code = not in_code and not opened
+        elif in_code or (name := tag[2].lower()) not in _KIND_OF_TAG:
             continue
-        if not tag[1]:
+        elif not tag[1]:
             opened.append(tag)
             n_open[name] += 1
         elif n_open[name]:

@@ -58,9 +58,14 @@ def _words(text: str) -> frozenset[str]:
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Han and kana: two characters a word
 _WORD = re.compile(rf"[{_UNSPACED}]{{1,2}}|[^\W{_UNSPACED}]+(?:['\u2019][^\W{_UNSPACED}]+)*")
 _ALWAYS_LEANING_WORDS = 2
+_QUESTION_WORDS = 3
 _FRAGMENT_WORDS = 6
+_SENTENCE_WORDS = 8
+_POINTING_WORDS = 5
 _OPENERS = _words(
-    "again also and but continue instead nah no nope now ok okay sure then yeah yep yes"
+    "again also and but continue instead nah no nope not now ok okay sure then yeah yep yes "
+    "aber adesso agora ahora et jetzt mais maintenant nun pero und "
+    "а но теперь 然后 现在 那么"  # noqa: RUF001
 )
 """Words that open a request which goes on from the turn before."""
 _FRAGMENT_OPENERS = _words(
@@ -69,17 +74,20 @@ _FRAGMENT_OPENERS = _words(
     "summarise summarize test the translate try undo update use using with without"
 )
 """Words that do so only when the request is a fragment."""
+_QUESTIONS = _words("how really when where which why")
+"""Words that do so only when hardly anything follows."""
 _POINTERS = _words(
     "above again another else former he her hers him his instead it it's its latter other "
     "others previous previously same she that's their theirs them these they this those"
 )
 """Words that point at something said before."""
-_POINTING_THAT = re.compile(
-    r"^that\b|\bthat(?:$|[.,;!?])"
-    r"|\b(?:about|all|by|did|do|does|explain|for|from|in|is|like|of|on|to|was|with) that\b",
-    re.IGNORECASE,
+_POINTING = re.compile(
+    r"^(?:that|what about|how about)\b|\b(?:that|ones?)$"
+    r"|\b(?:about|all|by|did|do|does|explain|for|from|in|is|like|of|on|to|was|with) that\b"
 )
-"""``that`` as a pronoun, not as in "a function that sorts"."""
+"""Phrases that do: ``that`` as a pronoun, not as in "a function that sorts"."""
+_MATERIAL = re.compile(r"(?::| -|\n)\s*\S.{20}")
+"""What a request brings along to work on: "Translate this: ..."."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +178,7 @@ def read_request(messages: Sequence[Mapping[str, Any]]) -> RequestText:
     if _leans(newest.human):
         turns += _until_one_stands_alone(turns_back)
     pieces = [_ends(turn.index, turn.human, EARLIER_TURN_CHARS) for turn in reversed(turns[1:])]
-    if all(_leans(turn.human) for turn in turns):
+    if _leans(turns[-1].human):
         pieces += _last_resort(messages, newest)
     pieces.append(_ends(newest.index, newest.human, MAX_CHARS))
     return _request(messages, pieces, turns[-1].kinds)
@@ -261,9 +269,15 @@ def _leans(text: str) -> bool:
     words = [word.lower().replace("\u2019", "'") for word in _WORD.findall(text)]
     if len(words) <= _ALWAYS_LEANING_WORDS or words[0] in _OPENERS:
         return True
+    if _MATERIAL.search(text):
+        return False
+    if len(words) <= _QUESTION_WORDS and words[0] in _QUESTIONS:
+        return True
     if len(words) <= _FRAGMENT_WORDS and words[0] in _FRAGMENT_OPENERS:
         return True
-    return not _POINTERS.isdisjoint(words) or _POINTING_THAT.search(text) is not None
+    if len(words) > _SENTENCE_WORDS:  # later on, a pronoun points into the sentence itself
+        words = [*words[:_POINTING_WORDS], "..."]
+    return not _POINTERS.isdisjoint(words) or _POINTING.search(" ".join(words)) is not None
 
 
 def _ends(index: int, text: str, max_chars: int) -> _Piece:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,30 +14,7 @@ from routers.text import (
     MAX_EARLIER_TURNS,
     read_request,
 )
-
-Message = dict[str, Any]
-
-
-def user(*content: object) -> Message:
-    """Make a user turn: one argument is the content as it is, several are its parts."""
-    return {"role": "user", "content": content[0] if len(content) == 1 else list(content)}
-
-
-def assistant(content: object) -> Message:
-    return {"role": "assistant", "content": content}
-
-
-def system(content: object) -> Message:
-    return {"role": "system", "content": content}
-
-
-def tool(content: object) -> Message:
-    return {"role": "tool", "tool_call_id": "call_1", "content": content}
-
-
-def part(text: str) -> Message:
-    return {"type": "text", "text": text}
-
+from tests.routers.conversations import Message, assistant, part, system, tool, user
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
@@ -91,6 +67,23 @@ TOPIC = "Write a Python function that merges two sorted lists."
         "为什么?",
         "shorter",
         "👍",
+        "how so?",
+        "why so slow?",
+        "What about Haskell?",
+        "more formal please",
+        "not quite what I meant",
+        "explain the second one",
+        "Can you rewrite it so that it uses async and handles errors properly?",
+        "Does that also work for lists of different length?",
+        "You\u2019re sure that's right?",
+        "Do the same for dictionaries.",
+        "give me three more examples",
+        "any other ideas?",
+        "Und jetzt das Ganze bitte in Rust",
+        "Ahora en Rust, por favor, y con pruebas",
+        "Maintenant en Rust avec des tests",
+        "Теперь перепиши функцию на Rust",
+        "现在用Rust语言重写这个函数并加上测试",
         "2",
     ],
 )
@@ -114,6 +107,9 @@ def test_a_request_that_leans_comes_after_the_turn_it_leans_on(follow_up: str) -
         "法国的首都是哪个城市?",
         "¿Cuál es la capital de Francia?",
         "Fix:\n```python\nprint(x\n```",
+        "Translate this to English: Der Hund schläft auf dem Sofa.",
+        "Design a schema for a library that lends books and tracks its members.",
+        "How long did the Hundred Years' War last, and who won it in the end?",
     ],
 )
 def test_a_request_that_stands_alone_is_read_alone(prompt: str) -> None:
@@ -152,7 +148,9 @@ def test_an_answer_is_read_when_no_user_turn_says_more() -> None:
 
 
 def test_attached_text_is_read_when_nothing_else_says_more() -> None:
-    request = read_request([user("<context>\nSELECT name FROM users;\n</context>\nexplain this")])
+    request = read_request(
+        [user("<file_contents>\nSELECT name FROM users;\n</file_contents>\nexplain this")]
+    )
     assert request.text == "SELECT name FROM users;\nexplain this"
     assert request.read.set_aside == ("attachment",)
 
