@@ -23,7 +23,7 @@ def write_arrays(path: Path, arrays: Mapping[str, AnyArray]) -> None:
             member = zipfile.ZipInfo(f"{name}.npy")
             member.compress_type = zipfile.ZIP_DEFLATED
             with archive.open(member, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def read_arrays(path: Path) -> dict[str, AnyArray]:
@@ -43,5 +43,5 @@ def digest_arrays(arrays: Mapping[str, AnyArray]) -> str:
     content = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         content.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        content.update(np.ascontiguousarray(array).tobytes())
+        content.update(array.tobytes())
     return content.hexdigest()

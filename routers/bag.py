@@ -42,11 +42,14 @@ class BagRouter(TemperedRouter):
         sparse = import_extra("scipy.sparse", "train")
         categories, indices = indexed(labels)
         rows = [_buckets(text) for text in texts]
+        seen, columns = np.unique(np.concatenate(rows), return_inverse=True)
         values = np.concatenate([np.full(len(row), _scale(row)) for row in rows])
         ends = np.cumsum([0, *map(len, rows)])
-        features = sparse.csr_array((values, np.concatenate(rows), ends), (len(rows), _N_BUCKETS))
-        coef, intercept = logistic_regression(features, indices)
-        self._set_head({"coef": coef.T.astype(np.float32), "intercept": intercept}, categories)
+        features = sparse.csr_array((values, columns, ends), (len(rows), len(seen)))
+        seen_coef, intercept = logistic_regression(features, indices)
+        coef = np.zeros((_N_BUCKETS, len(categories)), dtype=np.float32)
+        coef[seen] = seen_coef.T
+        self._set_head({"coef": coef, "intercept": intercept}, categories)
         progress("counting words", len(rows), len(rows))
         return self
 

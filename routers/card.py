@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -47,7 +46,12 @@ class Card(msgspec.Struct, kw_only=True, frozen=True):
 
 def render(card: Card) -> str:
     """Say in Markdown what the card says."""
-    return "\n".join([*_head(card), *_scores(card.training), *_data(card.training)]) + "\n"
+    lines = list(_head(card))
+    if "held_out" in card.training:
+        lines.extend(_scores(card.training["held_out"]))
+    if "data" in card.training:
+        lines.extend(_data(card.training["data"]))
+    return "\n".join(lines) + "\n"
 
 
 def _head(card: Card) -> Iterator[str]:
@@ -62,25 +66,21 @@ def _head(card: Card) -> Iterator[str]:
         yield str(note)
 
 
-def _scores(training: Mapping[str, Any]) -> Iterator[str]:
-    scores = training["held_out"]
+def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
     yield "\n## Scores on the hold-out, which was not trained on\n"
     yield (
-        f"Accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, expected "
-        f"calibration error {scores['ece']:.3f}; {scores['coverage']:.1%} of prompts are above the "
-        f"threshold, with accuracy {scores['covered_accuracy']:.3f}. The hold-out comes from the "
-        f"same sources as the training rows: expect less on others."
+        f"{scores['n']} prompts: accuracy {scores['accuracy']:.3f}, macro-F1 "
+        f"{scores['macro_f1']:.3f}, expected calibration error {scores['ece']:.3f}. "
+        f"{scores['coverage']:.1%} keep their category, with accuracy "
+        f"{scores['covered_accuracy']:.3f}. The hold-out comes from the same sources as the "
+        f"training rows: expect less on others."
     )
-    yield "\n| category | F1 | rows |\n|---|---|---|"
-    rows = Counter[str]()
-    for source in training["data"]["sources"]:
-        rows[source["category"]] += source["rows"]
+    yield "\n| category | F1 |\n|---|---|"
     for category, f1 in scores["f1"].items():
-        yield f"| {category} | {f1:.3f} | {rows[category]} |"
+        yield f"| {category} | {f1:.3f} |"
 
 
-def _data(training: Mapping[str, Any]) -> Iterator[str]:
-    facts = training["data"]
+def _data(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "\n## Data\n"
     yield (
         f"{facts['rows_read']} rows read; without duplicates and over-full sources "

@@ -74,7 +74,8 @@ class TemperedRouter(ABC):
         """Return probabilities at temperature 1, each row computed alone."""
 
     def _set_head(self, head: Mapping[str, AnyArray], categories: tuple[str, ...]) -> None:
-        self.head_ = dict(head)
+        # One memory layout, whatever the source: BLAS sums in another order for another.
+        self.head_ = {name: np.ascontiguousarray(array) for name, array in head.items()}
         self.categories_ = categories
         self.min_confidence = 0.0
         self.active_params_b = sum(array.size for array in self.head_.values()) / 1e9

@@ -1,0 +1,119 @@
+"""``coe eval router``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from eval.cli import eval_group
+from eval.robustness import CHANGES
+from routers.artifact import save_router
+from routers.bag import BagRouter
+from routers.data import Row
+from tests.prompts import toy_rows, write_lines
+
+INTERVALS = ("accuracy", "macro_f1", "ece", "coverage", "covered_accuracy", "to_general")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(eval_group, ["router", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the artifact of a router that knows a few toy prompts."""
+    rows = toy_rows()[::14]
+    router = BagRouter("toy").fit([row.prompt for row in rows], [row.category for row in rows])
+    router.min_confidence = 0.5
+    folder = tmp_path_factory.mktemp("eval") / "toy"
+    save_router(router, folder, {})
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [*toy_rows()[1::2], Row("How old is the universe?", "physics", "other")]
+    return write_lines(tmp_path / "test.jsonl", [*rows, {"prompt": "?", "category": None}])
+
+
+def test_every_metric_has_its_interval(folder: Path, data: Path) -> None:
+    found = json.loads(run(folder, data, "--json").stdout)
+    assert found["n"] == 91
+    assert found["n_unlabelled"] == 1
+    assert found["router"].startswith("toy@")
+    for name in INTERVALS:
+        low, high = found[f"{name}_ci95"]
+        assert 0 <= low <= found[name] <= high <= 1
+    low, high = found["accuracy_ci95"]
+    assert low < high
+
+
+def test_a_label_the_router_does_not_know_is_wrong(folder: Path, data: Path) -> None:
+    found = json.loads(run(folder, data, "--json").stdout)
+    assert found["unknown_categories"] == ["physics"]
+    assert found["per_category"]["physics"] == {"n": 1, "precision": None, "recall": 0, "f1": 0}
+    assert found["per_source"]["other"]["accuracy"] == 0
+    assert found["accuracy"] < 1
+
+
+def test_sources_and_categories_are_counted(folder: Path, data: Path) -> None:
+    found = json.loads(run(folder, data, "--json").stdout)
+    assert {name: one["n"] for name, one in found["per_category"].items()} == {
+        "coding": 30,
+        "cooking": 30,
+        "general": 30,
+        "physics": 1,
+    }
+    sources = found["per_source"]
+    mean = sum(one["accuracy"] for one in sources.values()) / len(sources)
+    assert found["source_mean_accuracy"] == pytest.approx(mean)
+    assert set(sources) == {"toy_coding", "toy_cooking", "toy_general", "other"}
+
+
+def test_latency_is_told_by_length(folder: Path, data: Path) -> None:
+    spent_ms = json.loads(run(folder, data, "--json").stdout)["latency_ms"]
+    assert list(spent_ms) == ["20", "100", "500"]
+    assert 0 < spent_ms["20"] < spent_ms["500"] < 1_000
+
+
+def test_the_seed_decides_the_intervals(folder: Path, data: Path) -> None:
+    one, two, three = (
+        json.loads(run(folder, data, "--json", "--seed", seed).stdout)["ece_ci95"]
+        for seed in (1, 1, 2)
+    )
+    assert one == two != three
+
+
+def test_stability_is_a_share_for_every_change(folder: Path, data: Path) -> None:
+    found = json.loads(run(folder, data, "--stability", "--json").stdout)
+    assert set(found["stability"]) == set(CHANGES)
+    assert found["stability"]["lower case"] == 1
+    assert all(0 <= share <= 1 for share in found["stability"].values())
+    assert min(found["stability"].values()) < 1
+
+
+def test_people_get_tables(folder: Path, data: Path) -> None:
+    shown = run(folder, data).stdout
+    for word in ("accuracy", "95% interval", "toy_coding", "physics", "ms at 500 tokens"):
+        assert word in shown
+
+
+@pytest.mark.parametrize("text", ["", "{}\n", '{"prompt": "p", "category": null}\n'])
+def test_bad_data_is_wrong_use(folder: Path, tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.jsonl").write_text(text)
+    result = run(folder, tmp_path / "bad.jsonl")
+    assert result.exit_code == 2
+    assert "bad.jsonl" in result.stderr
+
+
+def test_a_folder_without_a_router_is_wrong_use(data: Path) -> None:
+    result = run(data.parent, data)
+    assert result.exit_code == 2
+    assert "router.json" in result.stderr
+
+
+def test_help_has_an_example() -> None:
+    assert "  coe eval router " in run("--help").stdout

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from routers.arrays import write_arrays
+from routers.artifact import ArtifactError, load_router, save_router
+from routers.bag import BagRouter
+from tests.prompts import toy_rows
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a small router."""
+    rows = toy_rows()
+    router = BagRouter("toy").fit([row.prompt for row in rows], [row.category for row in rows])
+    folder = tmp_path_factory.mktemp("artifact") / "toy"
+    save_router(router, folder, {"notes": ["A note."]})
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """Return a copy of it that may be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "toy"))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = folder / "router.json"
+    card = json.loads(path.read_text())
+    change(card)
+    path.write_text(json.dumps(card))
+
+
+def test_the_card_says_what_the_router_is(folder: Path) -> None:
+    card = json.loads((folder / "router.json").read_text())
+    router = load_router(folder)
+    assert card["format"] == 1
+    assert card["type"] == "bag"
+    assert card["name"] == "toy"
+    assert card["version"] == router.version
+    assert card["categories"] == ["coding", "cooking", "general"]
+    assert card["min_confidence"] == 0
+    assert set(card["files"]) == {"head.npz"}
+    readme = (folder / "README.md").read_text()
+    assert readme.startswith(f"# toy@{router.version}\n")
+    assert "A note." in readme
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card.update(format=2), "format"),
+        (lambda card: card.update(type="oracle"), "type must be one of linear, .*got 'oracle'"),
+        (lambda card: card.update(name="No Spaces"), "name"),
+        (lambda card: card.update(min_confidence=1.5), "min_confidence"),
+        (lambda card: card.pop("categories"), "categories"),
+        (lambda card: card.update(version="0"), "version must be"),
+        (lambda card: card.update(categories=["a", "b", "c"]), "version must be"),
+        (lambda card: card.update(categories=["a", "b"]), "must hold a bag router"),
+        (lambda card: card["settings"].clear(), "must hold a bag router; got KeyError"),
+        (lambda card: card["settings"].update(temperature=0), "must hold a bag router"),
+        (lambda card: card.update(type="linear"), "must hold a linear router"),
+        (lambda card: card["files"].update({"more.bin": "0"}), "more.bin: must be a file"),
+    ],
+)
+def test_a_changed_card_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit(folder, change)
+    with pytest.raises(ArtifactError, match=message) as error:
+        load_router(folder)
+    assert str(folder) in str(error.value)
+    assert "coe train" in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"nowhere/router\.json: must be a file"):
+        load_router(tmp_path / "nowhere")
+
+
+def test_a_card_that_is_not_json_is_refused(folder: Path) -> None:
+    (folder / "router.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"router\.json: must be a router card"):
+        load_router(folder)
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "head.npz").unlink()
+    with pytest.raises(ArtifactError, match=r"head\.npz: must be a file that can be read"):
+        load_router(folder)
+
+
+def test_a_flipped_bit_is_found(folder: Path) -> None:
+    content = bytearray((folder / "head.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "head.npz").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"head\.npz: must have SHA-256"):
+        load_router(folder)
+
+
+def test_pickled_objects_are_not_loaded(folder: Path) -> None:
+    np.savez(folder / "head.npz", coef=np.array([print], dtype=object))
+    sha256 = hashlib.sha256((folder / "head.npz").read_bytes()).hexdigest()
+    edit(folder, lambda card: card["files"].update({"head.npz": sha256}))
+    with pytest.raises(ArtifactError, match="allow_pickle=False"):
+        load_router(folder)
+
+
+def test_an_artifact_is_replaced(folder: Path) -> None:
+    before = load_router(folder)
+    router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
+    save_router(router, folder, {})
+    assert load_router(folder).version == router.version != before.version
+    assert [path.name for path in folder.parent.iterdir()] == ["toy"]
+
+
+def test_an_empty_folder_is_used(tmp_path: Path) -> None:
+    save_router(BagRouter("toy").fit(["a", "b"], ["x", "y"]), tmp_path, {})
+    assert load_router(tmp_path).categories_ == ("x", "y")
+
+
+def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
+    with pytest.raises(ArtifactError, match="it holds something else"):
+        save_router(router, tmp_path, {})
+    with pytest.raises(ArtifactError, match="it holds something else"):
+        save_router(router, tmp_path / "thesis.tex", {})
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_failed_save_leaves_nothing_and_keeps_the_old(folder: Path) -> None:
+    router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
+    before = (folder / "router.json").read_bytes()
+    with pytest.raises(TypeError):
+        save_router(router, folder, {"not JSON": object()})
+    assert (folder / "router.json").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["toy"]
+
+
+def test_the_same_arrays_give_the_same_bytes(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(6).reshape(2, 3), "b": np.ones(2, dtype=np.float32)}
+    write_arrays(tmp_path / "one.npz", arrays)
+    write_arrays(tmp_path / "two.npz", arrays)
+    assert (tmp_path / "one.npz").read_bytes() == (tmp_path / "two.npz").read_bytes()
+    assert np.load(tmp_path / "one.npz")["a"].tolist() == [[0, 1, 2], [3, 4, 5]]

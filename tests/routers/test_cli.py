@@ -1,0 +1,216 @@
+"""``coe train`` and ``coe calibrate``, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from routers import cli
+from routers.artifact import load_router, read_card
+from routers.data import Row
+from tests.prompts import toy_rows, write_lines
+
+COLOURS = ("red", "blue", "green", "yellow", "purple", "silver")
+ANIMALS = (
+    *("horse", "whale", "eagle", "spider", "tortoise"),
+    *("goldfish", "panther", "rabbit", "crocodile", "bee"),
+)
+PATTERNS = tuple(
+    f"{verb} the {{}} {when}"
+    for verb in ("I saw", "Feed", "Draw", "Where is", "Tell me about")
+    for when in ("today", "in the zoo", "please", "at night")
+)
+OUT_OF_SCOPE = ["the the the", "42", "lorem ipsum dolor", "who knows", "tell me more"]
+
+
+def run(command: str, *arguments: object) -> Result:
+    return CliRunner().invoke(getattr(cli, command), [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "rows.jsonl", toy_rows())
+
+
+def test_training_writes_an_artifact_and_a_report(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "router"
+    result = run("train", data, "--out", out, "--max-tokens", 16, "--name", "mine")
+    assert result.exit_code == 0, result.output
+    card = read_card(out)
+    assert card.type == "linear"
+    assert card.settings["max_tokens"] == 16
+    assert f"mine@{card.version}" in result.stdout
+    assert "hold-out: accuracy" in result.stdout
+    facts = card.training["data"]
+    assert (facts["rows_read"], facts["rows_trained"], facts["rows_held_out"]) == (180, 162, 18)
+    assert sum(source["rows"] for source in facts["sources"]) == 180
+    assert set(card.training["latency_ms"]) == {"20", "100", "500"}
+    assert card.training["held_out"]["accuracy"] > 0.8
+    assert "| toy_coding |  | coding | 60 |" in (out / "README.md").read_text()
+    (row,) = load_router(out).predict_proba(["How do I roast a duck?"])
+    assert card.categories[row.argmax()] == "cooking"
+
+
+def test_json_is_the_card_and_nothing_else(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "router"
+    result = run("train", data, "--out", out, "--type", "bag", "--json")
+    assert json.loads(result.stdout) == json.loads((out / "router.json").read_text())
+
+
+def test_the_same_data_and_seed_give_the_same_artifact(data: Path, tmp_path: Path) -> None:
+    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
+        run("train", data, "--out", tmp_path / name, "--type", "bag", "--seed", seed)
+    one, two, three = (read_card(tmp_path / name) for name in ("one", "two", "three"))
+    assert (one.version, one.files) == (two.version, two.files)
+    assert one.version != three.version
+
+
+def test_caps_and_duplicates_are_counted(tmp_path: Path) -> None:
+    rows = [*toy_rows(), *toy_rows(), *(Row(f"fry {i}", "cooking", "b") for i in range(50))]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    out = tmp_path / "router"
+    run(
+        "train",
+        *(data, "--out", out, "--type", "bag", "--held-out", 0.2),
+        *("--max-rows-per-source", 40, "--max-rows-per-category", 70),
+    )
+    facts = read_card(out).training["data"]
+    assert facts["rows_read"] == 410
+    assert facts["rows_trained"] + facts["rows_held_out"] == 40 + 40 + 70
+    by_category = {"coding": 0, "cooking": 0, "general": 0}
+    for source in facts["sources"]:
+        by_category[source["category"]] += source["rows"]
+    assert by_category == {"coding": 40, "cooking": 70, "general": 40}
+
+
+@pytest.mark.parametrize("n_categories", [3, 60])
+def test_twenty_prompts_a_category_are_enough(tmp_path: Path, n_categories: int) -> None:
+    topics = [f"{first} {second}" for first in COLOURS for second in ANIMALS][:n_categories]
+    rows = [
+        Row(pattern.format(topic), topic.replace(" ", "-"))
+        for topic in topics
+        for pattern in PATTERNS
+    ]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    result = run("train", data, "--out", tmp_path / "router", "--max-tokens", 16)
+    assert result.exit_code == 0, result.output
+    card = read_card(tmp_path / "router")
+    assert len(card.categories) == n_categories
+    assert card.training["held_out"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([{"prompt": "p"}], "rows.jsonl:1: "),
+        ([{"prompt": "p", "category": "c"}] * 4, "two categories or more"),
+        ([{"prompt": "p", "category": "c"}, {"prompt": "q", "category": "d"}], "got one for c, d"),
+    ],
+)
+def test_bad_data_writes_nothing(tmp_path: Path, lines: list[object], message: str) -> None:
+    data = write_lines(tmp_path / "rows.jsonl", lines)
+    result = run("train", data, "--out", tmp_path / "router")
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "router").exists()
+
+
+def test_a_folder_with_something_else_is_refused(data: Path) -> None:
+    result = run("train", data, "--out", data.parent)
+    assert result.exit_code == 2
+    assert "it holds something else" in result.stderr
+
+
+def test_the_encoder_of_another_artifact_can_be_used(data: Path, tmp_path: Path) -> None:
+    small = write_lines(tmp_path / "small.jsonl", toy_rows()[::4])
+    run("train", small, "--out", tmp_path / "one", "--max-tokens", 16)
+    result = run(
+        "train",
+        *(small, "--out", tmp_path / "two", "--type", "knn"),
+        *("--encoder", tmp_path / "one", "--max-tokens", 16, "--foreign-category", "general"),
+    )
+    assert result.exit_code == 0, result.output
+    one, two = read_card(tmp_path / "one"), read_card(tmp_path / "two")
+    assert two.type == "language_gate"
+    assert two.settings["router"]["type"] == "knn"
+    assert two.files["encoder.onnx"] == one.files["encoder.onnx"]
+
+
+def test_the_foreign_category_must_be_learned(data: Path, tmp_path: Path) -> None:
+    result = run(
+        "train", data, "--out", tmp_path / "router", "--type", "bag", "--foreign-category", "zulu"
+    )
+    assert result.exit_code == 2
+    assert "must hold the category 'zulu'" in result.stderr
+
+
+def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "router"
+    run("train", data, "--out", out, "--type", "bag")
+    before = read_card(out)
+    outside = write_lines(tmp_path / "outside.jsonl", [{"prompt": one} for one in OUT_OF_SCOPE])
+    result = run(
+        "calibrate",
+        *(out, data, "--out-of-scope", outside, "--json"),
+        *("--min-coverage", 0.5, "--out-of-scope-share", 1),
+    )
+    assert result.exit_code == 0, result.output
+    after = read_card(out)
+    assert json.loads(result.stdout)["min_confidence"] == after.min_confidence > 0
+    assert after.files == before.files
+    assert after.training["data"] == before.training["data"]
+    assert after.training["held_out"]["n"] == 180
+    router = load_router(out)
+    strangers = router.predict_proba(OUT_OF_SCOPE)
+    general = router.categories_.index("general")
+    away = (strangers.argmax(axis=1) == general) | (strangers.max(axis=1) < after.min_confidence)
+    assert away.all()
+
+
+def test_calibrating_nothing_is_refused(data: Path, tmp_path: Path) -> None:
+    result = run("calibrate", tmp_path, data)
+    assert result.exit_code == 2
+    assert "router.json" in result.stderr
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_report_can_be_drawn(data: Path, tmp_path: Path, suffix: str) -> None:
+    figure = tmp_path / f"report.{suffix}"
+    result = run("train", data, "--out", tmp_path / "r", "--type", "bag", "--figure", figure)
+    assert result.exit_code == 0, result.output
+    start = {"png": b"\x89PNG", "svg": b"<?xml"}[suffix]
+    assert figure.read_bytes().startswith(start)
+
+
+def test_help_has_examples() -> None:
+    for command in ("train", "calibrate"):
+        result = run(command, "--help")
+        assert f"  coe {command} " in result.stdout
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(data: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from routers.cli import train\n"
+        f"train([{str(data)!r}, '--out', {str(tmp_path / 'r')!r}, '--type', 'bag'])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "pip install 'coe-gateway[train]'" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_serving_imports_no_training(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from routers.artifact import DEFAULT_FOLDER, load_router\n"
+        "load_router(DEFAULT_FOLDER).predict_proba(['Ciao, come stai? Tutto bene?'])\n"
+        "print(sorted({'torch', 'sklearn', 'onnx', 'scipy', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
