@@ -1,0 +1,187 @@
+"""Score tables: how well each expert answered each prompt, and how large the experts are."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import msgspec
+import numpy as np
+
+from routers.arrays import BoolArray, IntArray
+from routers.base import FloatArray
+from routers.data import DataError, read_lines
+
+_WANTED = '{"id": str, "prompt": str, "category": str or null, "scores": {expert: 0 to 1}}'
+
+
+class _ScoreRow(msgspec.Struct):
+    id: str
+    prompt: str
+    category: str | None
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTable:
+    """Scores of experts on prompts.
+
+    Attributes
+    ----------
+    prompts : tuple of str, length n_prompts
+    categories : tuple of str or None, length n_prompts
+        The category each prompt came with; None = not said.
+    experts : tuple of str, length n_experts
+    scores : ndarray of float64, shape (n_prompts, n_experts)
+        In [0, 1]; nan where an expert has no score.
+    """
+
+    prompts: tuple[str, ...]
+    categories: tuple[str | None, ...]
+    experts: tuple[str, ...]
+    scores: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def rows(self, indices: IntArray) -> ScoreTable:
+        """Return the table of some of the prompts."""
+        return ScoreTable(
+            tuple(self.prompts[i] for i in indices),
+            tuple(self.categories[i] for i in indices),
+            self.experts,
+            self.scores[indices],
+        )
+
+    def of_experts(self, names: Sequence[str]) -> ScoreTable:
+        """Return the table of some of the experts, in the order of `names`.
+
+        Raises
+        ------
+        DataError
+            An expert has no column.
+        """
+        for name in names:
+            if name not in self.experts:
+                raise DataError(
+                    f"the score table must score the expert {name!r}; it scores "
+                    f"{', '.join(self.experts)}. Score it with coe eval score, or leave it out"
+                )
+        columns = [self.experts.index(name) for name in names]
+        return ScoreTable(self.prompts, self.categories, tuple(names), self.scores[:, columns])
+
+    def complete(self) -> ScoreTable:
+        """Return the prompts that every expert has a score for."""
+        return self.rows(np.flatnonzero(~np.isnan(self.scores).any(axis=1)))
+
+
+def read_scores(paths: Sequence[Path]) -> ScoreTable:
+    """Read score tables from JSON lines, gzipped when the name ends in ``.gz``.
+
+    Several files are stacked; an expert that a file does not know has no score there.
+
+    Raises
+    ------
+    DataError
+        A file cannot be read or lines are bad: each is named with its reason.
+    """
+    rows = read_lines(paths, _row, _WANTED)
+    experts = tuple(dict.fromkeys(name for row in rows for name in row.scores))
+    column = {name: index for index, name in enumerate(experts)}
+    scores = np.full((len(rows), len(experts)), np.nan)
+    for index, row in enumerate(rows):
+        for name, score in row.scores.items():
+            scores[index, column[name]] = score
+    prompts = tuple(row.prompt for row in rows)
+    return ScoreTable(prompts, tuple(row.category for row in rows), experts, scores)
+
+
+def _row(line: bytes) -> _ScoreRow:
+    row = msgspec.json.decode(line, type=_ScoreRow)
+    if not row.scores:
+        raise ValueError("scores must name an expert; got none")
+    for name, score in row.scores.items():
+        if not 0 <= score <= 1:
+            raise ValueError(f"scores.{name} must be from 0 to 1; got {score}")
+    return row
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The experts that a mapping chooses from.
+
+    Attributes
+    ----------
+    names : tuple of str, length n_experts
+    total_params_b, active_params_b : ndarray of float64, shape (n_experts,)
+        10^9 parameters resident, and used per token.
+    weights : tuple of str, length n_experts
+        Experts with equal `weights` share them: their total counts once.
+    """
+
+    names: tuple[str, ...]
+    total_params_b: FloatArray
+    active_params_b: FloatArray
+    weights: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sizes: dict[str, tuple[float, float, str]]) -> Self:
+        """Make a pool of name -> (total, active, weights)."""
+        columns = list(zip(*sizes.values(), strict=True)) or [(), (), ()]
+        total, active = (np.array(column, dtype=np.float64) for column in columns[:2])
+        return cls(tuple(sizes), total, active, tuple(columns[2]))
+
+    def only(self, names: Sequence[str]) -> Pool:
+        """Return the pool of some of the experts, in the order of `names`."""
+        at = [self.names.index(name) for name in names]
+        weights = tuple(self.weights[index] for index in at)
+        return Pool(tuple(names), self.total_params_b[at], self.active_params_b[at], weights)
+
+    def resident_params_b(self, kept: BoolArray) -> float:
+        """Return 10^9 parameters of the distinct weights of the experts that are kept."""
+        sizes = {self.weights[i]: self.total_params_b[i] for i in np.flatnonzero(kept)}
+        return float(sum(sizes.values()))
+
+
+def read_sizes(path: Path) -> Pool:
+    """Read a CSV ``model,total_params_b,active_params_b``, with a column ``weights`` if need be.
+
+    Models without both sizes are left out.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, a column is missing, or a size is not a number above 0.
+    """
+    sizes: dict[str, tuple[float, float, str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for number, row in enumerate(csv.DictReader(file), start=2):
+                total, active = (
+                    _size(row, key, f"{path}:{number}")
+                    for key in ("total_params_b", "active_params_b")
+                )
+                if total is not None and active is not None:
+                    sizes[row["model"]] = (total, active, row.get("weights") or row["model"])
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} must be a readable CSV file; got {error}") from error
+    except KeyError as error:
+        raise DataError(
+            f"{path} must begin with model,total_params_b,active_params_b; {error} is missing"
+        ) from error
+    return Pool.of(sizes)
+
+
+def _size(row: dict[str, str], key: str, where: str) -> float | None:
+    if not row[key]:
+        return None
+    try:
+        size = float(row[key])
+    except ValueError:
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise DataError(f"{where}: {key} must be a number above 0; got {row[key]!r}")
+    return size
