@@ -1,0 +1,230 @@
+"""The command line, through `coe` itself."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import click
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway.cli import coe, main
+from tests.servers import NOBODY_URL, REPO, Gateway, UpstreamServer, write_experts
+
+CODING = "Write a Python function that sorts a list of integers with quicksort."
+
+
+def run(*args: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(coe, list(args), input=stdin)
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    """Yield the path of every command, groups left out."""
+    with click.Context(group) as ctx:
+        for name in group.list_commands(ctx):
+            command = group.get_command(ctx, name)
+            assert command is not None
+            if isinstance(command, click.Group):
+                yield from commands(command, *path, name)
+            else:
+                yield (*path, name)
+
+
+def examples(path: tuple[str, ...]) -> list[str]:
+    """Return the lines of the examples in a command's help."""
+    _, _, below = run(*path, "--help").output.partition("Examples:\n")
+    return [line.strip() for line in below.splitlines() if line.strip()]
+
+
+def test_help_lists_the_commands() -> None:
+    shown = run("--help")
+    assert shown.exit_code == 0
+    assert {"serve", "route", "experts", "train"} <= set(shown.output.split())
+    assert run("-h").output == shown.output
+    assert run("--version").exit_code == 0
+
+
+def test_every_command_has_examples_that_it_understands() -> None:
+    for path in commands(coe):
+        starts = [line for line in examples(path) if "coe " in line]
+        assert starts, path
+        for line in starts:
+            words = shlex.split(line.rstrip("\\").partition(" | ")[0])
+            words = words[words.index("coe") + 1 :]
+            assert tuple(words[: len(path)]) == path
+            understood(words)
+
+
+def understood(words: list[str]) -> None:
+    """Check that the options of a command line exist."""
+    command: click.Command = coe
+    ctx = click.Context(coe)
+    while isinstance(command, click.Group):
+        name, *words = words
+        found = command.get_command(ctx, name)
+        assert found is not None, name
+        command, ctx = found, click.Context(found, parent=ctx)
+    command.make_parser(ctx).parse_args(words)  # raises click.NoSuchOption
+
+
+# coe route
+
+
+def config_of(gateway: Gateway) -> str:
+    return str(gateway.log_path.with_name("experts.yaml"))
+
+
+def test_route_as_json_says_what_the_gateway_says(gateway: Gateway) -> None:
+    prompt = f"{CODING} Ticket {uuid4().hex}."
+    shown = run("route", prompt, "--config", config_of(gateway), "--json")
+    assert shown.exit_code == 0
+    said = json.loads(shown.output)
+    wanted = {"category", "confidence", "probabilities", "expert", "ranked", "reason", "router"}
+    assert wanted | {"active_params_b"} <= said.keys()
+    assert said["cache"] == "off"
+    served = gateway.post("/v1/route", json={"prompt": prompt}).json()
+    assert said == {**served, "cache": "off"}
+    assert gateway.chat("auto", prompt).headers["x-coe-expert"] == said["expert"]
+
+
+@pytest.mark.parametrize("from_stdin", [False, True])
+def test_route_reads_a_file(tmp_path: Path, from_stdin: bool) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text(CODING, encoding="utf-8")
+    source = "-" if from_stdin else str(path)
+    config = str(REPO / "experts.yaml")
+    shown = run("route", "--file", source, "--config", config, "--json", stdin=CODING)
+    assert json.loads(shown.output)["read"]["text"] == CODING
+
+
+def test_route_for_people_names_the_expert_and_the_fallbacks(tmp_path: Path) -> None:
+    experts: list[dict[str, Any]] = [
+        {"name": "general", "base_url": NOBODY_URL},
+        {"name": "coder", "base_url": NOBODY_URL, "active_params_b": 7},
+    ]
+    config = write_experts(tmp_path / "e.yaml", experts, {"coding": ["coder"]}, min_confidence=0)
+    shown = run("route", CODING, "--config", str(config))
+    assert "-> coder" in shown.output
+    assert "fallbacks: general" in shown.output
+    assert "7.0" in shown.output
+    experts[1]["active_params_b"] = None
+    write_experts(config, experts, {"coding": ["coder"]}, min_confidence=0)
+    assert "active parameters: unknown" in run("route", CODING, "--config", str(config)).output
+
+
+def test_route_of_an_empty_prompt_still_decides() -> None:
+    shown = run("route", "", "--config", str(REPO / "experts.yaml"), "--json")
+    assert shown.exit_code == 0
+    assert json.loads(shown.output)["expert"]
+
+
+# coe experts
+
+
+def test_list_as_json(tmp_path: Path) -> None:
+    experts = [
+        {"name": "general", "base_url": NOBODY_URL, "model": "m", "total_params_b": 8},
+        {"name": "coder", "base_url": NOBODY_URL, "active_params_b": 1.5},
+    ]
+    mapping = {"coding": ["coder", "general"], "math": ["coder"], "law": ["general"]}
+    config = write_experts(tmp_path / "e.yaml", experts, mapping)
+    shown = json.loads(run("experts", "list", "--config", str(config), "--json").output)
+    assert shown["general"] == "general"
+    assert shown["resident_params_b"] == 8
+    assert shown["unknown_weights"] == ["coder"]
+    general, coder = shown["experts"]
+    assert (general["model"], general["address"]) == ("m", NOBODY_URL)
+    assert coder["first_for"] == ["coding", "math"]
+    assert coder["active_params_b"] == 1.5
+    for_people = run("experts", "list", "--config", str(config)).output
+    assert "size unknown, not counted: coder" in for_people
+    assert "resident: 8 B" in for_people
+
+
+def test_check_tells_who_answers(upstream: UpstreamServer, tmp_path: Path) -> None:
+    url = upstream.base_url
+    experts = [{"name": "fine", "base_url": url, "model": "ok"}]
+    config = write_experts(tmp_path / "e.yaml", experts, {})
+    shown = run("experts", "check", "--config", str(config), "--json")
+    assert shown.exit_code == 0
+    (row,) = json.loads(shown.output)["experts"]
+    assert row["ok"]
+    assert row["whole_ms"] >= 0
+    assert row["stream_ms"] >= 0
+    assert run("experts", "check", "--config", str(config)).exit_code == 0
+
+
+BROKEN = {
+    "status-401": "see its api_key_env",
+    "status-400": "status 400",
+    "unfinished": "the stream has no end",
+    "cut": "broke the connection",
+    "garbage": "not a valid completion",
+    "empty": "the stream has no end",
+}
+
+
+def test_check_tells_who_does_not_and_why(upstream: UpstreamServer, tmp_path: Path) -> None:
+    url = upstream.base_url
+    experts = [{"name": name, "base_url": url, "model": name} for name in ("ok", *BROKEN)]
+    experts.append({"name": "nobody", "base_url": NOBODY_URL, "model": "x"})
+    config = write_experts(tmp_path / "e.yaml", experts, {})
+    shown = run("experts", "check", "--config", str(config), "--json")
+    assert shown.exit_code == 1
+    rows = {row["name"]: row for row in json.loads(shown.output)["experts"]}
+    assert [name for name, row in rows.items() if row["ok"]] == ["ok"]
+    for name, reason in {**BROKEN, "nobody": "cannot be reached"}.items():
+        assert reason in rows[name]["error"]
+    assert "failed" in run("experts", "check", "--config", str(config)).output
+
+
+def test_check_runs_local_experts_for_as_long_as_it_lasts(tmp_path: Path) -> None:
+    local = {"name": "small", "backend": "local", "model": "embedded:smollm2-135m-instruct"}
+    config = write_experts(tmp_path / "e.yaml", [{**local, "context_window": 512}], {})
+    shown = run("experts", "check", "--config", str(config), "--json")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.output)["ok"]
+    commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+    assert not any("gateway.supervisor.llama" in command for command in commands)
+
+
+# wrong use
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["nonsense"],
+        ["route"],
+        ["route", "a", "--file", "-"],
+        ["route", "--file", "/nowhere"],
+        ["route", "a", "--nonsense"],
+        ["experts"],
+        ["experts", "nonsense"],
+        ["serve", "--port", "x"],
+    ],
+)
+def test_wrong_use_ends_with_2(args: list[str]) -> None:
+    shown = run(*args)
+    assert shown.exit_code == 2
+    assert "Usage: coe" in shown.output
+
+
+@pytest.mark.parametrize("command", [["route", "hello"], ["experts", "list"], ["experts", "check"]])
+def test_a_broken_configuration_ends_with_2_and_one_message(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["coe", *command, "--config", "nowhere.yaml"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("coe: nowhere.yaml not found. Name the file with --config")
