@@ -47,10 +47,21 @@ def completion(content: str, counted: dict[str, int] | None) -> dict[str, Any]:
     }
 
 
+def letter(body: Asked, chosen: str) -> web.Response:
+    """Answer an LLM router: the letter it must take, or a failure when the prompt says so."""
+    if b"out of order" in bytes(body.messages):
+        return web.json_response({}, status=500)
+    alternatives = [{"token": chosen, "logprob": -0.25}, {"token": "the", "logprob": -2.0}]
+    answer = completion(chosen, USAGE)
+    answer["choices"][0]["logprobs"] = {"content": [{"top_logprobs": alternatives}]}
+    return web.json_response(answer)
+
+
 class Asked(msgspec.Struct):
     """What it reads of a request."""
 
     model: str
+    messages: msgspec.Raw
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
 
@@ -92,6 +103,8 @@ class Upstream:
             error = {"message": "no", "type": "x", "param": None, "code": "from_upstream"}
             headers = {"retry-after": "7"}
             return web.json_response({"error": error}, status=int(detail), headers=headers)
+        if kind == "letter":
+            return letter(body, detail)
         if kind == "slow":
             await asyncio.sleep(30)
         if kind == "reset":

@@ -1,0 +1,144 @@
+"""Routing by an expert, and by keywords, through a running gateway; then the asking alone."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import UnixStreamServer
+from typing import Any, ClassVar
+from uuid import uuid4
+
+import pytest
+
+from gateway.backends.ask import ExpertAsk
+from gateway.experts import Expert, ExpertRegistry
+from routers.base import RouterError
+from routers.llm import LABELS
+from tests.servers import NOBODY_URL, Gateway, UpstreamServer, run_gateway, write_experts
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    upstream: UpstreamServer,
+    categories: tuple[str, ...],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("llm-router")
+    letter = LABELS[categories.index("law")]
+    shared = {"base_url": upstream.base_url}
+    experts = [
+        {**shared, "name": "good", "model": "ok", "active_params_b": 7},
+        {**shared, "name": "judge", "model": f"letter-{letter}", "active_params_b": 2},
+        {**shared, "name": "lawyer", "model": "ok", "active_params_b": 7},
+    ]
+    config = write_experts(
+        folder / "experts.yaml",
+        experts,
+        {"law": ["lawyer"]},
+        llm_router={"expert": "judge"},
+        keywords={"finance": ["zanzibar bonds"]},
+        min_confidence=0,
+    )
+    with run_gateway(config, folder) as running:
+        yield running
+
+
+def test_the_expert_is_asked_first_and_its_parameters_count(gateway: Gateway) -> None:
+    prompt = f"Tell me about {uuid4().hex}."
+    headers = gateway.chat("auto", prompt).headers
+    assert (headers["x-coe-category"], headers["x-coe-expert"]) == ("law", "lawyer")
+    assert headers["x-coe-confidence"] == "1.0000"
+    assert "llm-judge@" in headers["x-coe-router"]
+    assert headers["x-coe-active-params-b"] == "9"
+    again = gateway.chat("auto", prompt).headers
+    assert (again["x-coe-cache"], again["x-coe-active-params-b"]) == ("hit", "7")
+
+
+def test_the_trained_router_answers_when_the_expert_does_not(gateway: Gateway) -> None:
+    prompt = f"Write a Python function that sorts a list, the elevator is out of order. {uuid4()}"
+    headers = gateway.chat("auto", prompt).headers
+    assert headers["x-coe-category"] == "coding"
+    assert "default@" in headers["x-coe-router"]
+    assert 7 < float(headers["x-coe-active-params-b"]) < 8
+    assert "coe_router_failures_total" in gateway.get("/metrics").text
+    assert "expert 'judge' answered 500 to the LLM router" in gateway.log_path.read_text()
+
+
+def test_keywords_go_before_both(gateway: Gateway) -> None:
+    headers = gateway.chat("auto", f"Buy Zanzibar bonds for {uuid4()}").headers
+    assert headers["x-coe-category"] == "finance"
+    assert headers["x-coe-confidence"] == "1.0000"
+
+
+# the asking alone
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every request with `answer` and keeps what came."""
+
+    answer: ClassVar[tuple[int, bytes]] = (200, b"{}")
+    came: ClassVar[dict[str, Any]] = {}
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        Handler.came = {"path": self.path, "key": self.headers["authorization"], "body": body}
+        status, content = self.answer
+        self.send_response(status)
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def address_string(self) -> str:
+        return "local"
+
+    def log_message(self, format: str, *args: object) -> None:
+        return
+
+
+@contextmanager
+def listening(socket_path: Path, status: int, content: bytes) -> Iterator[None]:
+    Handler.answer = (status, content)
+    with UnixStreamServer(str(socket_path), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def expert(folder: Path, **keys: Any) -> Expert:
+    config = write_experts(folder / "e.yaml", [{"name": "judge", **keys}], {})
+    return ExpertRegistry.load(config)["judge"]
+
+
+def test_a_local_expert_is_asked_on_its_socket(tmp_path: Path) -> None:
+    local = expert(tmp_path, backend="local", model="m.gguf")
+    ask = ExpertAsk(local, tmp_path / "s", "key", 5)
+    with listening(tmp_path / "s", 200, b'{"choices": []}'):
+        assert ask({"temperature": 0}) == {"choices": []}
+    assert (Handler.came["path"], Handler.came["key"]) == ("/v1/chat/completions", "Bearer key")
+    assert json.loads(Handler.came["body"]) == {"model": "m.gguf", "temperature": 0}
+
+
+@pytest.mark.parametrize(("status", "content"), [(500, b"{}"), (200, b"{"), (200, b"\xff")])
+def test_an_answer_that_is_none_is_a_failure_of_the_router(
+    tmp_path: Path, status: int, content: bytes
+) -> None:
+    local = expert(tmp_path, backend="local", model="m.gguf")
+    with (
+        listening(tmp_path / "s", status, content),
+        pytest.raises(RouterError, match=r"expert 'judge' .* the LLM router"),
+    ):
+        ExpertAsk(local, tmp_path / "s", None, 5)({})
+
+
+@pytest.mark.parametrize("url", [NOBODY_URL, NOBODY_URL.replace("http", "https")])
+def test_nobody_there_is_a_failure_of_the_router(tmp_path: Path, url: str) -> None:
+    with pytest.raises(RouterError, match="expert 'judge' did not answer the LLM router"):
+        ExpertAsk(expert(tmp_path, base_url=url), None, None, 5)({})
