@@ -7,13 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from gateway.errors import ConfigError
-from gateway.experts import Expert, ExpertRegistry
-from gateway.schema import LlmRouterConfig
+from gateway.experts import AUTO, Expert, ExpertRegistry
+from gateway.schema import LlmRouterConfig, MappingTable
 from routers.artifact import ArtifactError, load_router, read_card
 from routers.base import Decision, FloatArray, Router, decide
 from routers.keyword import KeywordRouter, RuleError
 from routers.llm import Ask, LlmRouter
-from routers.mapping import ExpertMapping, MappingError
+from routers.mapping import (
+    DEFAULT_PRESET,
+    ExpertMapping,
+    MappingError,
+    ScoredMapping,
+    WrittenMapping,
+)
 
 AskExpert = Callable[[Expert, float], Ask]
 
@@ -32,6 +38,13 @@ class Composition:
     registry: ExpertRegistry
     routers: tuple[Router, ...]
     mapping: ExpertMapping
+
+    @property
+    def routes(self) -> dict[str, str]:
+        """What `model` may be to be routed -> the preset it is routed under."""
+        presets = self.mapping.presets
+        named = presets if len(presets) > 1 else ()
+        return {AUTO: DEFAULT_PRESET, **{f"{AUTO}:{preset}": preset for preset in named}}
 
     def decide(self, router: Router, probabilities: FloatArray) -> Decision:
         """Return the decision for one row of a router's probabilities."""
@@ -55,7 +68,30 @@ def check(registry: ExpertRegistry) -> None:
     """
     with _named(registry):
         categories = read_card(registry.router_path).categories
-        ExpertMapping(registry.mapping, registry.file.general).check(categories)
+        read_mapping(registry).check(categories)
+
+
+def read_mapping(registry: ExpertRegistry) -> ExpertMapping:
+    """Return the mapping of a registry.
+
+    Raises
+    ------
+    ConfigError
+        When the file of its table is missing or broken, or names an expert that there is not.
+    """
+    written = registry.file.mapping
+    if not isinstance(written, MappingTable):
+        return WrittenMapping(written, registry.file.general)
+    path = registry.path.parent / written.table
+    with _named(registry):
+        mapping = ScoredMapping.load(path, written.presets)
+    for name in mapping.experts:
+        if name not in registry:
+            raise ConfigError(
+                f"{registry.path.name}: mapping.table: {path} must name experts; got {name!r}. "
+                f"Allowed: {', '.join(registry)}. Make it again with coe map --write"
+            )
+    return mapping
 
 
 def compose(registry: ExpertRegistry, ask: AskExpert | None = None) -> Composition:
@@ -72,27 +108,30 @@ def compose(registry: ExpertRegistry, ask: AskExpert | None = None) -> Compositi
     ConfigError
         When the router cannot be loaded, or the mapping names a category it does not have.
     """
-    mapping = ExpertMapping(registry.mapping, registry.file.general)
+    mapping = read_mapping(registry)
     with _named(registry):
         trained = load_router(registry.router_path)
         mapping.check(trained.categories_)
         routers: list[Router] = [trained]
         config = registry.file.llm_router
         if config is not None and ask is not None:
-            routers.insert(0, _llm_router(registry, config, trained.categories_, ask))
+            routers.insert(0, _llm_router(registry, config, mapping, trained.categories_, ask))
         if registry.file.keywords:
             routers = [KeywordRouter(registry.file.keywords, router) for router in routers]
     return Composition(registry, tuple(routers), mapping)
 
 
 def _llm_router(
-    registry: ExpertRegistry, config: LlmRouterConfig, categories: tuple[str, ...], ask: AskExpert
+    registry: ExpertRegistry,
+    config: LlmRouterConfig,
+    mapping: ExpertMapping,
+    categories: tuple[str, ...],
+    ask: AskExpert,
 ) -> LlmRouter:
     """Return the LLM router; what belongs to a category is what its first expert is good at."""
     expert = registry[config.expert]
-    first = {
-        name: (*registry.mapping.get(name, ()), registry.general.name)[0] for name in categories
-    }
+    plain = mapping.plain()
+    first = {name: (*plain.get(name, ()), registry.general.name)[0] for name in categories}
     described = {name: registry[chosen].description for name, chosen in first.items()}
     try:
         return LlmRouter(

@@ -14,13 +14,23 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from gateway.errors import ConfigError
-from gateway.schema import ExpertConfig, ExpertsFile, LlmRouterConfig, Runtime, Timeouts
+from gateway.schema import (
+    RANKS_FORM,
+    TABLE_FORM,
+    ExpertConfig,
+    ExpertsFile,
+    LlmRouterConfig,
+    MappingTable,
+    Runtime,
+    Timeouts,
+)
 
 _KEYS = {
     "experts": tuple(ExpertConfig.model_fields),
     "timeout_s": tuple(Timeouts.model_fields),
     "runtime": tuple(Runtime.model_fields),
     "llm_router": tuple(LlmRouterConfig.model_fields),
+    "mapping": tuple(MappingTable.model_fields),
     "": tuple(ExpertsFile.model_fields),
 }
 _YAML_FAULTS = (YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
@@ -142,7 +152,8 @@ def _dotted(location: Location) -> str:
 
 def _fault(item: ErrorDetails) -> tuple[Location, str]:
     """Put one pydantic error in our words."""
-    location, kind, got = item["loc"], item["type"], item["input"]
+    location = tuple(part for part in item["loc"] if part not in (TABLE_FORM, RANKS_FORM))
+    kind, got = item["type"], item["input"]
     where = _dotted(location)
     if kind == "extra_forbidden":
         return location, _unknown_key(location)
@@ -244,7 +255,8 @@ def _reference_faults(file: ExpertsFile, names: list[str]) -> Iterator[tuple[Loc
             ("llm_router", "expert"),
             f"llm_router.expert must name an expert; got {got!r}. {_suggest(got, names)}",
         )
-    for category, ranked in file.mapping.items():
+    ranks = {} if isinstance(file.mapping, MappingTable) else file.mapping
+    for category, ranked in ranks.items():
         for index, name in enumerate(ranked):
             if name not in names:
                 yield (

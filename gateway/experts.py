@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,11 +82,6 @@ class ExpertRegistry(Mapping[str, Expert]):
     def general(self) -> Expert:
         """The expert for uncertain prompts."""
         return self._experts[self.file.general]
-
-    @property
-    def mapping(self) -> Mapping[str, Sequence[str]]:
-        """Category -> names of experts, best first."""
-        return self.file.mapping
 
     @property
     def local_weights(self) -> dict[str, Expert]:

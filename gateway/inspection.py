@@ -16,6 +16,7 @@ from rich.table import Table
 
 from gateway.backends.base import UpstreamRequest
 from gateway.backends.openai_http import OpenAIBackend, check_keys
+from gateway.composition import read_mapping
 from gateway.errors import ExpertError
 from gateway.experts import Expert, ExpertRegistry
 from gateway.pipeline import PATH, refuse_failure
@@ -31,7 +32,7 @@ def list_registry(config: Path) -> dict[str, Any]:
     """Return the experts of a registry and what they add up to."""
     registry = ExpertRegistry.load(config)
     categories: dict[str, list[str]] = {name: [] for name in registry}
-    for category, ranked in registry.mapping.items():
+    for category, ranked in read_mapping(registry).plain().items():
         categories[ranked[0]].append(category)
     experts = [
         {

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from gateway.cache.choices import ChoiceCache, choice_key
 from gateway.composition import Composition
 from gateway.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
-from gateway.experts import AUTO, Expert, ExpertRegistry
+from gateway.experts import Expert, ExpertRegistry
 from gateway.metrics import Metrics
 from routers.base import Decision, FloatArray, Router, RouterError
 from routers.text import RequestText, read_request
@@ -102,23 +102,24 @@ class Planner:
         Raises
         ------
         ModelNotFoundError
-            When `model` is neither ``auto`` nor an expert.
+            When `model` is neither ``auto``, with or without a preset, nor an expert.
         InvalidRequestError
             When no expert is able to take the request; `ContextLengthError` when it is too long.
         """
         registry = self.composition.registry
         if model in registry:
             return Plan((registry[model],), None, None, None, "off", 0.0)
-        if model != AUTO:
+        routes = self.composition.routes
+        if model not in routes:
             raise ModelNotFoundError(
-                f"'model' must be one of: {', '.join((AUTO, *registry))}; got {model[:80]!r}.",
+                f"'model' must be one of: {', '.join((*routes, *registry))}; got {model[:80]!r}.",
                 param="model",
             )
         candidates = able(registry, messages, needs)
         reading = read_request(messages)
         router, probabilities, cache = await self._choose(reading.text, tenant)
         decision = self.composition.decide(router, probabilities)
-        ranked = self.composition.mapping.rank(decision, candidates)
+        ranked = self.composition.mapping.rank(decision, candidates, routes[model])
         experts = tuple(registry[name] for name in ranked)
         spent = 0.0 if cache == "hit" else router.active_params_b
         return Plan(experts, decision, reading, router, cache, spent)

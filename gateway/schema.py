@@ -7,7 +7,15 @@ import sys
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    field_validator,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Capability = Literal["tools", "json_schema", "vision", "audio"]
@@ -111,6 +119,35 @@ class LlmRouterConfig(_Strict):
     timeout_s: Seconds = Field(5, description="Longest wait for its answer, in seconds.")
 
 
+class MappingTable(_Strict):
+    """Expected scores that the mapping is chosen by, and what parameters may cost."""
+
+    table: str = Field(
+        min_length=1, description="File that `coe map --write` wrote, relative to this file."
+    )
+    presets: dict[Name, Annotated[float, Field(ge=0)]] = Field(
+        description="Preset -> price in score per 10^9 active parameters. `model: auto` takes "
+        "`default`, `model: auto:<preset>` another."
+    )
+
+    @field_validator("presets")
+    @classmethod
+    def _has_default(cls, value: dict[str, float]) -> dict[str, float]:
+        if "default" not in value:
+            raise ValueError("must have the preset default, which `model: auto` takes")
+        return value
+
+
+WrittenRanks = dict[str, Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]]
+TABLE_FORM, RANKS_FORM = "<table>", "<ranks>"
+"""Marks of the two forms of `mapping` in the places of pydantic's errors."""
+
+
+def _mapping_form(value: object) -> str:
+    is_table = isinstance(value, dict) and not value.keys().isdisjoint(MappingTable.model_fields)
+    return TABLE_FORM if is_table or isinstance(value, MappingTable) else RANKS_FORM
+
+
 class ExpertsFile(_Strict):
     """The whole of ``experts.yaml``."""
 
@@ -123,9 +160,8 @@ class ExpertsFile(_Strict):
     llm_router: LlmRouterConfig | None = Field(
         None, description="An expert that is asked for the category first; null = none."
     )
-    keywords: dict[str, tuple[str, ...]] = Field(
+    keywords: dict[str, Annotated[tuple[str, ...], Field(strict=False)]] = Field(
         {},
-        strict=False,
         description="Category -> phrases, or /expressions/ in RE2's syntax, that decide for it.",
     )
     min_confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
@@ -136,8 +172,12 @@ class ExpertsFile(_Strict):
 
     general: Name = Field(description="The expert for uncertain prompts, and the last fallback.")
     experts: tuple[ExpertConfig, ...] = Field(min_length=1, strict=False)
-    mapping: dict[str, Annotated[tuple[Name, ...], Field(min_length=1, strict=False)]] = Field(
-        description="Category -> experts, best first. A category left out goes to `general`."
+    mapping: Annotated[
+        Annotated[MappingTable, Tag(TABLE_FORM)] | Annotated[WrittenRanks, Tag(RANKS_FORM)],
+        Discriminator(_mapping_form),
+    ] = Field(
+        description="Category -> experts, best first; a category left out goes to `general`. Or "
+        "the table and the presets that `coe map --write` writes."
     )
 
     @field_validator("min_confidence", mode="before")

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from gateway.api.body import read_body
 from gateway.api.exchange import Exchange
 from gateway.auth import authenticate
-from gateway.experts import AUTO
 from gateway.pipeline import Call
 from gateway.services import Services, services_of
 
@@ -29,7 +28,7 @@ async def chat_completions(request: Request) -> Response:
 
 @router.get("/models")
 async def list_models(request: Request) -> dict[str, Any]:
-    """List what `model` may be: ``auto`` and the experts."""
+    """List what `model` may be: ``auto``, ``auto:<preset>`` and the experts."""
     services = services_of(request)
     authenticate(request, services.settings)
     return {"object": "list", "data": _models(services)}
@@ -38,7 +37,10 @@ async def list_models(request: Request) -> dict[str, Any]:
 def _models(services: Services) -> list[dict[str, Any]]:
     registry = services.composition.registry
     shared = {"object": "model", "created": int(services.started_at), "owned_by": "coe"}
-    auto = {"id": AUTO, **shared, "description": "routed by the content of the prompt"}
+    routed = [
+        {"id": name, **shared, "description": f"routed by the prompt, preset {preset}"}
+        for name, preset in services.composition.routes.items()
+    ]
     experts = [
         {
             "id": expert.name,
@@ -50,4 +52,4 @@ def _models(services: Services) -> list[dict[str, Any]]:
         }
         for expert in registry.values()
     ]
-    return [auto, *experts]
+    return [*routed, *experts]

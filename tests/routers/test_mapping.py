@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routers.base import Decision, decide
+from routers.mapping import MappingError, ScoredMapping, WrittenMapping
+
+CATEGORIES = ("general", "math")
+SCORES = np.array([[0.6, 0.7, 0.3], [0.5, 0.6, 0.9]])
+MAPPING = ScoredMapping(
+    CATEGORIES,
+    ("small", "big", "mathstral"),
+    SCORES,
+    np.array([1.0, 70.0, 7.0]),
+    {"small": 0.05, "default": 0.001, "best": 0.0},
+)
+EVERYONE = ("small", "big", "mathstral")
+
+
+def decision(*probabilities: float) -> Decision:
+    return decide(np.array(probabilities), CATEGORIES, min_confidence=0)
+
+
+def test_a_written_mapping_is_taken_at_its_word() -> None:
+    mapping = WrittenMapping({"math": ["mathstral"]}, general="big")
+    assert mapping.rank(decision(0.1, 0.9), EVERYONE) == ("mathstral", "big")
+    assert mapping.rank(decision(0.9, 0.1), EVERYONE) == ("big",)
+    assert mapping.rank(decision(0.1, 0.9), ("small",)) == ("small",)
+    assert mapping.presets == ("default",)
+    with pytest.raises(MappingError, match=r"mapping\.math must be a category"):
+        mapping.check(["law"])
+
+
+def test_a_certain_router_gives_the_plain_table() -> None:
+    assert MAPPING.rank(decision(0, 1), EVERYONE, "best") == ("mathstral", "big", "small")
+    assert MAPPING.rank(decision(1, 0), EVERYONE, "best") == ("big", "small", "mathstral")
+    assert MAPPING.plain("best") == {
+        "general": ("big", "small", "mathstral"),
+        "math": ("mathstral", "big", "small"),
+    }
+
+
+def test_an_uncertain_router_drifts_to_the_generalist() -> None:
+    assert MAPPING.rank(decision(0.7, 0.3), EVERYONE, "best")[0] == "big"
+
+
+def test_a_price_buys_smaller_experts() -> None:
+    assert MAPPING.rank(decision(1, 0), EVERYONE, "small")[0] == "small"
+    np.testing.assert_allclose(
+        MAPPING.utility(np.array([0.5, 0.5]), "small"), [0.55 - 0.05, 0.65 - 3.5, 0.6 - 0.35]
+    )
+
+
+def test_only_candidates_answer_and_any_of_them_beats_none() -> None:
+    assert MAPPING.rank(decision(0, 1), ("small", "big")) == ("big", "small")
+    assert MAPPING.rank(decision(0, 1), ("stranger",)) == ("stranger",)
+
+
+def test_the_categories_must_be_those_of_the_router() -> None:
+    MAPPING.check(CATEGORIES)
+    with pytest.raises(MappingError, match="it has general, math"):
+        MAPPING.check(("math", "general"))
+
+
+def test_a_saved_mapping_ranks_alike_and_its_digest_sees_every_change(tmp_path: Path) -> None:
+    path = tmp_path / "mapping.json"
+    MAPPING.save(path)
+    loaded = ScoredMapping.load(path, MAPPING.prices)
+    assert loaded.digest == MAPPING.digest
+    assert list(tmp_path.iterdir()) == [path]
+    other = json.loads(path.read_text())
+    other["expected_score"][0][0] = 0.61
+    path.write_text(json.dumps(other))
+    assert ScoredMapping.load(path, MAPPING.prices).digest != MAPPING.digest
+    assert ScoredMapping.load(path, {"default": 1.0}).digest != loaded.digest
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        '{"format": 2, "categories": ["a"], "experts": ["e"], "expected_score": [[1]], '
+        '"active_params_b": [1]}',
+        '{"format": 1, "categories": ["a"], "experts": ["e"], "expected_score": [[1, 2]], '
+        '"active_params_b": [1]}',
+        '{"format": 1, "categories": ["a"], "experts": ["e"], "expected_score": [[1]], '
+        '"active_params_b": []}',
+        '{"format": 1, "categories": ["a", "b"], "experts": ["e"], "expected_score": [[1], []], '
+        '"active_params_b": [1]}',
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mapping.json"
+    path.write_text(content)
+    with pytest.raises(MappingError, match=r"mapping\.json must be a mapping that coe map wrote"):
+        ScoredMapping.load(path, {"default": 0.0})
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MappingError, match=r"none\.json"):
+        ScoredMapping.load(tmp_path / "none.json", {"default": 0.0})
+
+
+@given(st.floats(0, 1), st.sampled_from(MAPPING.presets))
+def test_a_ranking_holds_every_expert_in_order_of_utility(p: float, preset: str) -> None:
+    probabilities = np.array([p, 1 - p])
+    ranked = MAPPING.rank(decide(probabilities, CATEGORIES, 0), EVERYONE, preset)
+    assert sorted(ranked) == sorted(EVERYONE)
+    utility = dict(zip(MAPPING.experts, MAPPING.utility(probabilities, preset), strict=True))
+    assert [utility[name] for name in ranked] == sorted(utility.values(), reverse=True)
