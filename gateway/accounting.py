@@ -41,9 +41,11 @@ class Record:
     usage : {"reported", "estimated", "none"}
         Where the token counts come from: the expert, the number of chunks streamed, or nowhere.
     outcome : str
-        ``ok``, ``client_left``, ``cut`` or the code of an error.
+        ``ok``, ``client_left``, ``rejected_by_expert`` or the code of an error.
     attempts : list of str
-        Experts called, in order; all but the last failed.
+        Experts called, in order.
+    rescued_by : list of str
+        Experts that went on with an answer which broke in the middle of its stream.
     """
 
     request_id: str
@@ -57,6 +59,7 @@ class Record:
     router: str | None = None
     cache: str = "off"
     attempts: list[str] = field(default_factory=list)
+    rescued_by: list[str] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     usage: str = "none"

@@ -26,6 +26,7 @@ from gateway.backends.ask import ExpertAsk
 from gateway.backends.openai_http import OpenAIBackend, check_keys
 from gateway.cache.choices import RedisChoiceCache, connect
 from gateway.composition import compose
+from gateway.dispatch import Dispatcher
 from gateway.errors import ConfigError, GatewayError, InvalidRequestError
 from gateway.experts import Expert, ExpertRegistry
 from gateway.metrics import Metrics
@@ -111,7 +112,7 @@ def _services(
         settings=settings,
         composition=composition,
         planner=planner,
-        pipeline=Pipeline(planner, backend, ledger, metrics),
+        pipeline=Pipeline(planner, Dispatcher(backend, registry, metrics), ledger),
         backend=backend,
         cache=cache,
         ledger=ledger,

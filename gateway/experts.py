@@ -34,6 +34,9 @@ class Expert:
     weights: str
     context_window: int | None
     capabilities: frozenset[Capability]
+    continuation: str | None
+    max_concurrency: int | None
+    max_queue: int
     system_prompt: str | None
     timeout_s: Timeouts
     runtime: Runtime

@@ -17,9 +17,9 @@ from rich.table import Table
 from gateway.backends.base import UpstreamRequest
 from gateway.backends.openai_http import OpenAIBackend, check_keys
 from gateway.composition import read_mapping
+from gateway.dispatch import PATH, refuse_failure
 from gateway.errors import ExpertError
 from gateway.experts import Expert, ExpertRegistry
-from gateway.pipeline import PATH, refuse_failure
 from gateway.relay import StreamRelay, read_body
 from gateway.supervisor.plan import expert_specs, socket_of
 from gateway.supervisor.supervisor import Supervisor
@@ -142,7 +142,7 @@ async def _complete(backend: OpenAIBackend, expert: Expert, *, stream: bool) -> 
         if not stream:
             read_body(whole)
             return
-        relay = StreamRelay(show_usage=True, cost=lambda usage: {})
+        relay = StreamRelay(show_usage=True, note=dict)
         relay.feed(whole)
         relay.flush()
         if not relay.complete:

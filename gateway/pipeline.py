@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -11,22 +12,19 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.accounting import Ledger, Record
-from gateway.backends.base import Backend, UpstreamRequest, UpstreamResponse
 from gateway.composition import label
-from gateway.errors import (
-    ExpertBusyError,
-    ExpertError,
-    ExpertUnavailableError,
-    GatewayError,
-)
+from gateway.dispatch import Dispatcher, Opened
+from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError
 from gateway.experts import Expert
-from gateway.metrics import Metrics
 from gateway.planner import Plan, Planner
 from gateway.protocol import ChatRequest, parse_chat_request, upstream_body
-from gateway.relay import Reading, StreamRelay, Usage, read_body
+from gateway.relay import Reading, StreamRelay
+from gateway.rescue import continued, successors
 from gateway.sse import data_event
 
-PATH = "chat/completions"
+MOST_RESCUES = 2
+"""An answer that broke more often than this ends with an error."""
+_UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 _encode = msgspec.json.Encoder().encode
 
@@ -39,11 +37,14 @@ class Call:
     ----------
     tenant : str
         Who asks; choices are never shared between tenants.
+    timeout_s : float or None
+        How long the client will wait for the whole answer, in seconds; None: as long as it takes.
     """
 
     body: bytes
     tenant: str
     request_id: str
+    timeout_s: float | None
 
 
 class Sink(Protocol):
@@ -58,27 +59,6 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An expert's answer of which the first part has come.
-
-    Attributes
-    ----------
-    first : bytes
-        The first chunk of a stream, or the whole body.
-    rest : AsyncIterator of bytes or None
-        The other chunks of a stream; None when `first` is all.
-    reading : Reading or None
-        What a whole completion cost; None for a stream and for an error that is passed on.
-    """
-
-    expert: Expert
-    response: UpstreamResponse
-    first: bytes
-    rest: AsyncIterator[bytes] | None
-    reading: Reading | None
-
-
 class Pipeline:
     """Answers requests.
 
@@ -86,21 +66,16 @@ class Pipeline:
     ----------
     planner : Planner
         Chooses the experts.
-    backend : Backend
-        Reaches them.
+    dispatcher : Dispatcher
+        Calls them.
     ledger : Ledger
         Gets one record for each request.
-    metrics : Metrics
-        Counts failed calls.
     """
 
-    def __init__(
-        self, planner: Planner, backend: Backend, ledger: Ledger, metrics: Metrics
-    ) -> None:
+    def __init__(self, planner: Planner, dispatcher: Dispatcher, ledger: Ledger) -> None:
         self._planner = planner
-        self._backend = backend
+        self._dispatcher = dispatcher
         self._ledger = ledger
-        self._metrics = metrics
 
     async def answer(self, call: Call, sink: Sink) -> None:
         """Answer a chat completion request.
@@ -113,69 +88,47 @@ class Pipeline:
         """
         record = Record(call.request_id, call.tenant)
         try:
-            request = parse_chat_request(call.body)
-            record.model, record.stream = request.model, request.stream
-            plan = await self._planner.plan(
-                request.model, request.messages, request.needs, call.tenant
-            )
-            note_plan(record, plan)
-            opened = await self._dispatch(request, plan, record)
-            try:
-                await self._relay(request, opened, record, sink)
-            finally:
-                await opened.response.aclose()
+            async with time_limit(call.timeout_s):
+                request = parse_chat_request(call.body)
+                record.model, record.stream = request.model, request.stream
+                plan = await self._planner.plan(
+                    request.model, request.messages, request.needs, call.tenant
+                )
+                note_plan(record, plan)
+                opened = await self._dispatch(request, plan.experts, record)
+                await self._relay(request, plan, opened, record, sink)
         except asyncio.CancelledError:
             record.outcome = "client_left"
             raise
         except GatewayError as error:
-            record.status, record.outcome = error.status, error.code or error.type
-            raise
+            record.outcome = error.code or error.type
+            if record.first_byte_s is None:
+                record.status = error.status
+                raise
+            # the status is sent already: an event is the one way left to say it
+            await sink.write(data_event(_encode(error.envelope())))
         except Exception:
             record.status, record.outcome = 500, "internal_error"
             raise
         finally:
             self._ledger.write(record)
 
-    async def _dispatch(self, request: ChatRequest, plan: Plan, record: Record) -> Opened:
+    async def _dispatch(
+        self, request: ChatRequest, experts: Sequence[Expert], record: Record
+    ) -> Opened:
         """Open the answer of the first expert that gives one."""
-        failure: ExpertError | None = None
-        for expert in plan.experts:
-            record.attempts.append(expert.name)
-            try:
-                opened = await self._open(expert, request, record.request_id)
-            except ExpertError as error:
-                self._metrics.expert_failures.labels(expert.name, error.code).inc()
-                failure = error
-                continue
-            if failure is not None:
-                record.reason = "fallback"
-            record.expert = expert.name
-            record.expert_active_params_b = expert.active_params_b
-            return opened
-        raise failure or ExpertUnavailableError("No expert is left to take this request.")
 
-    async def _open(self, expert: Expert, request: ChatRequest, request_id: str) -> Opened:
-        body = upstream_body(request, expert.model, expert.system_prompt)
-        response = await self._backend.open(
-            expert, UpstreamRequest(PATH, body, request.stream, request_id)
-        )
-        try:
-            refuse_failure(expert, response)
-            if response.status == 200 and request.stream:
-                chunks = response.chunks()
-                first = await anext(chunks, b"")
-                if not first:
-                    raise ExpertError(f"Expert {expert.name!r} sent an empty stream.")
-                return Opened(expert, response, first, chunks, None)
-            whole = await response.read()
-            reading = read_body(whole) if response.status == 200 else None
-            return Opened(expert, response, whole, None, reading)
-        except BaseException:
-            await response.aclose()
-            raise
+        def body_for(expert: Expert) -> bytes:
+            return upstream_body(request, expert.model, expert.system_prompt)
+
+        opened = await self._dispatcher.open(experts, body_for, record, stream=request.stream)
+        if opened.expert is not experts[0]:
+            record.reason = "fallback"
+        note_expert(record, opened.expert)
+        return opened
 
     async def _relay(
-        self, request: ChatRequest, opened: Opened, record: Record, sink: Sink
+        self, request: ChatRequest, plan: Plan, opened: Opened, record: Record, sink: Sink
     ) -> None:
         """Pass the answer on and read what it cost."""
         record.status = opened.response.status
@@ -184,10 +137,13 @@ class Pipeline:
             "content-type": opened.response.headers.get("content-type", "application/json"),
             **decision_headers(record),
         }
-        if opened.rest is not None:
-            await sink.start(200, {**headers, "cache-control": "no-cache"})
-            await self._relay_stream(request, opened.first, opened.rest, record, sink)
-            return
+        try:
+            if opened.rest is not None:
+                await sink.start(200, {**headers, **_UNBUFFERED})
+                await self._relay_stream(request, plan, opened, record, sink)
+                return
+        finally:
+            await opened.aclose()
         if opened.reading is None:
             record.outcome = "rejected_by_expert"
         else:
@@ -196,68 +152,100 @@ class Pipeline:
         await sink.write(opened.first)
 
     async def _relay_stream(
-        self,
-        request: ChatRequest,
-        first: bytes,
-        rest: AsyncIterator[bytes],
-        record: Record,
-        sink: Sink,
+        self, request: ChatRequest, plan: Plan, opened: Opened, record: Record, sink: Sink
     ) -> None:
-        def cost(usage: Usage) -> dict[str, Any]:
-            return {"expert": record.expert, "active_params_b": record.active_params_b}
+        """Pass a stream on; where it breaks, another expert goes on with it."""
 
-        relay = StreamRelay(show_usage=request.include_usage, cost=cost)
+        def note() -> dict[str, Any]:
+            rescued = {"rescued_by": record.rescued_by} if record.rescued_by else {}
+            return {
+                "expert": record.expert,
+                "active_params_b": record.active_params_b,
+                **rescued,
+            }
+
+        relay = StreamRelay(show_usage=request.include_usage, note=note)
         try:
-            await sink.write(relay.feed(first))
-            async for chunk in rest:
-                if data := relay.feed(chunk):
-                    await sink.write(data)
-            await sink.write(relay.flush())
-            if not relay.complete and not relay.reading.error:
-                raise ExpertError(f"Expert {record.expert!r} ended its answer in the middle.")
-            record.outcome = "ok" if relay.complete else "expert_failed"
-        except ExpertError as error:
-            # the status is sent already: an event is the one way left to say it
-            self._metrics.expert_failures.labels(record.expert or "none", error.code).inc()
-            record.outcome = "cut"
-            await sink.write(data_event(_encode(error.envelope())))
+            while True:
+                try:
+                    await _pump(opened, relay, sink)
+                    return
+                except ExpertError as error:
+                    self._dispatcher.note_cut(opened, error)
+                    await opened.aclose()
+                    opened = await self._rescue(request, plan, opened, relay, record, error)
         finally:
+            await opened.aclose()
             note_reading(record, relay.reading)
 
+    async def _rescue(
+        self,
+        request: ChatRequest,
+        plan: Plan,
+        broken: Opened,
+        relay: StreamRelay,
+        record: Record,
+        error: ExpertError,
+    ) -> Opened:
+        """Open the rest of a broken answer on another expert; raises `error` when none can."""
+        text = relay.text
+        others = [expert for expert in plan.experts if expert is not broken.expert]
+        able = successors(request, text, [*others, broken.expert])
+        if text is None or not able or len(record.rescued_by) == MOST_RESCUES:
+            raise error
 
-def refuse_failure(expert: Expert, response: UpstreamResponse) -> None:
-    """Raise when a status means that another expert should be asked.
+        def body_for(expert: Expert) -> bytes:
+            rest = continued(request, text, relay.reading.chunks, expert)
+            return upstream_body(rest, expert.model, expert.system_prompt)
 
-    What is left is passed on: success, and what the client itself did wrong.
+        opened = await self._dispatcher.open(able, body_for, record, stream=True)
+        relay.resume()
+        record.rescued_by.append(opened.expert.name)
+        note_expert(record, opened.expert)
+        return opened
+
+
+async def _pump(opened: Opened, relay: StreamRelay, sink: Sink) -> None:
+    """Pass one expert's stream on.
 
     Raises
     ------
     ExpertError
-        For 429, for 5xx, and for what only the operator can mend: a wrong key, model or address.
+        When it breaks: cut, stalled, reported by the expert, or ended without an end.
     """
-    status, name = response.status, expert.name
-    if status == 200 or status in {400, 405, 409, 413, 415, 422}:
-        return
-    retry_after_s = _seconds(response.headers.get("retry-after"))
-    if status == 429:
-        raise ExpertBusyError(f"Expert {name!r} is over its limits.", retry_after_s=retry_after_s)
-    if status == 503:
-        raise ExpertUnavailableError(
-            f"Expert {name!r} is not ready.", retry_after_s=retry_after_s or 1
-        )
-    if status in {401, 403}:
-        raise ExpertError(
-            f"Expert {name!r} refused the gateway's key ({status}): see its api_key_env."
-        )
-    if status == 404:
-        raise ExpertError(
-            f"Expert {name!r} does not know its model ({status}): see its base_url and model."
-        )
-    raise ExpertError(f"Expert {name!r} answered with status {status}.")
+    await sink.write(relay.feed(opened.first))
+    if opened.rest is not None and relay.failure is None:
+        async for chunk in opened.rest:
+            if data := relay.feed(chunk):
+                await sink.write(data)
+            if relay.failure is not None:
+                break
+    if relay.failure is None and not relay.done:
+        await sink.write(relay.flush())
+    if relay.failure is not None:
+        raise relay.failure
+    if not relay.complete:
+        raise ExpertError(f"Expert {opened.expert.name!r} ended its answer in the middle.")
 
 
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isdecimal() else None
+@asynccontextmanager
+async def time_limit(timeout_s: float | None) -> AsyncIterator[None]:
+    """Raise `ExpertTimeoutError` in the block when it takes longer; None sets no limit."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError as error:
+        raise ExpertTimeoutError(
+            f"No answer within the {timeout_s:g} s that the request allows."
+        ) from error
+
+
+def note_expert(record: Record, expert: Expert) -> None:
+    """Add a call that produces tokens to the record."""
+    before = record.expert_active_params_b if record.expert is not None else 0.0
+    size = expert.active_params_b
+    record.expert_active_params_b = None if before is None or size is None else before + size
+    record.expert = expert.name
 
 
 def note_plan(record: Record, plan: Plan) -> None:

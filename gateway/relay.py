@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import Raw
 
 from gateway.errors import ExpertError
 from gateway.sse import EventSplitter, data_event, event_data
@@ -22,21 +22,32 @@ class Usage(msgspec.Struct, frozen=True):
     completion_tokens: Count = 0
 
 
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: Raw = Raw(b"null")
+    function_call: Raw = Raw(b"null")
+
+
 class _Choice(msgspec.Struct):
+    index: int = 0
     finish_reason: str | None = None
+    delta: _Delta | None = None
 
 
 class _Answer(msgspec.Struct):
     """The fields read of a whole answer or of a chunk; the rest is skipped, not decoded."""
 
     choices: list[_Choice] = []
-    usage: msgspec.Raw = msgspec.Raw(b"null")
+    usage: Raw = Raw(b"null")
     error: Any = None
 
 
+_NO_CALLS = {b"null", b"[]"}
+_ERROR_CHARS = 300
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.Encoder().encode
-_NOTABLE = re.compile(rb'"usage": ?\{|"finish_reason": ?"|"error"')
 
 
 @dataclass(slots=True)
@@ -51,14 +62,11 @@ class Reading:
         Of the last choice that finished; None when none did.
     chunks : int
         Streamed events with a delta: about the completion tokens, where `usage` is None.
-    error : bool
-        Whether the expert reported a failure inside of the answer.
     """
 
     usage: Usage | None = None
     finish_reason: str | None = None
     chunks: int = 0
-    error: bool = False
 
 
 def read_body(body: bytes) -> Reading:
@@ -74,7 +82,7 @@ def read_body(body: bytes) -> Reading:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExpertError(f"The expert's answer is not a valid completion: {error}.") from error
     finish = answer.choices[-1].finish_reason if answer.choices else None
-    return Reading(_read_usage(answer), finish, error=answer.error is not None)
+    return Reading(_read_usage(answer), finish)
 
 
 def _read_usage(answer: _Answer) -> Usage | None:
@@ -86,31 +94,42 @@ def _read_usage(answer: _Answer) -> Usage | None:
 
 
 class StreamRelay:
-    """Passes the events of a streamed answer on and reads usage on the way.
+    """Passes the events of a streamed answer on and reads them on the way.
 
     Parameters
     ----------
     show_usage : bool
         Whether the client asked for the chunk with the usage. When it did not, that chunk, which
         the gateway asked for in its place, is left out.
-    cost : callable
-        Given the usage, returns the object that is added to that chunk as ``coe``.
+    note : callable
+        Returns the object that is added to that chunk as ``coe``.
+
+    Attributes
+    ----------
+    failure : ExpertError or None
+        What broke the answer: the expert said so, or sent what is not JSON. That event is not
+        passed on, nor is anything after it.
+    text : str or None
+        What the client has of the answer; None once it has more than plain text of one choice.
 
     Notes
     -----
-    Every other event leaves with the bytes it came with. Events are scanned for a few byte strings
-    and decoded only where one is found.
+    Every other event leaves with the bytes it came with.
     """
 
-    def __init__(self, *, show_usage: bool, cost: Callable[[Usage], dict[str, Any]]) -> None:
+    def __init__(self, *, show_usage: bool, note: Callable[[], dict[str, Any]]) -> None:
         self.reading = Reading()
         self.done = False
+        self.failure: ExpertError | None = None
         self._show_usage = show_usage
-        self._cost = cost
+        self._note = note
         self._splitter = EventSplitter()
+        self._parts: list[str] = []
+        self._plain = True
+        self._earlier_tokens = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return the bytes to send on for the bytes that came."""
+        """Return the bytes to send on for the bytes that came; look at `failure` after it."""
         return b"".join([self._pass(event) for event in self._splitter.feed(chunk)])
 
     def flush(self) -> bytes:
@@ -118,36 +137,72 @@ class StreamRelay:
         rest = self._splitter.flush()
         return self._pass(rest) if rest else b""
 
+    def resume(self) -> None:
+        """Make ready for the rest of the answer from another expert."""
+        self._earlier_tokens = self.reading.chunks
+        self.reading.finish_reason, self.done, self.failure = None, False, None
+        self._splitter = EventSplitter()
+
     @property
     def complete(self) -> bool:
-        """Whether the answer came to its end: it was not cut and reports no failure."""
+        """Whether the answer came to its end."""
         ended = self.done or self.reading.finish_reason is not None
-        return ended and not self.reading.error
+        return ended and self.failure is None
+
+    @property
+    def text(self) -> str | None:
+        """See `StreamRelay`."""
+        return "".join(self._parts) if self._plain else None
 
     def _pass(self, event: bytes) -> bytes:
-        if b'"delta"' in event:
-            self.reading.chunks += 1
-        if b"[DONE]" in event and event_data(event).strip() == b"[DONE]":
-            self.done = True
-        elif _NOTABLE.search(event):
-            return self._read(event)
-        return event
-
-    def _read(self, event: bytes) -> bytes:
         data = event_data(event)
+        if self.failure is not None:
+            return b""
+        if data.strip() == b"[DONE]":
+            self.done = True
+            return event
+        if not data:
+            return event
         try:
             answer = _decode_answer(data)
+        except msgspec.ValidationError:
+            self._plain = False  # JSON of another shape: not ours to judge
+            return event
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return event  # not ours to mend: the client sees what the expert sent
+            self.failure = ExpertError("The expert sent an event that is not JSON.")
+            return b""
+        return self._read(event, data, answer)
+
+    def _read(self, event: bytes, data: bytes, answer: _Answer) -> bytes:
+        if answer.error is not None:
+            told = _encode(answer.error)[:_ERROR_CHARS].decode("utf-8", "replace")
+            self.failure = ExpertError(f"The expert failed in the middle of its answer: {told}")
+            return b""
         for choice in answer.choices:
             self.reading.finish_reason = choice.finish_reason or self.reading.finish_reason
-        self.reading.error |= answer.error is not None
+            if choice.delta is not None:
+                self._read_delta(choice.index, choice.delta)
         usage = _read_usage(answer)
         if usage is None:
             return event
-        self.reading.usage = usage
+        whole = Usage(usage.prompt_tokens, usage.completion_tokens + self._earlier_tokens)
+        self.reading.usage = whole
         if answer.choices:
             return event
-        if not self._show_usage:
-            return b""
-        return data_event(_encode({**msgspec.json.decode(data), "coe": self._cost(usage)}))
+        return data_event(self._usage_chunk(data, whole)) if self._show_usage else b""
+
+    def _read_delta(self, index: int, delta: _Delta) -> None:
+        self.reading.chunks += 1
+        self._parts.append(delta.content or "")
+        calls = {bytes(delta.tool_calls), bytes(delta.function_call)} - _NO_CALLS
+        if calls or delta.reasoning_content or delta.reasoning or index:
+            self._plain = False
+
+    def _usage_chunk(self, data: bytes, whole: Usage) -> bytes:
+        """Return the chunk with the usage, the parts of several experts added up, and the cost."""
+        chunk = msgspec.json.decode(data)
+        if self._earlier_tokens:
+            total = whole.prompt_tokens + whole.completion_tokens
+            counts = {"completion_tokens": whole.completion_tokens, "total_tokens": total}
+            chunk["usage"] = {**chunk["usage"], **counts}
+        return _encode({**chunk, "coe": self._note()})

@@ -84,6 +84,18 @@ class ExpertConfig(_Strict):
     capabilities: tuple[Capability, ...] = Field(
         (), strict=False, description="What it can do besides text."
     )
+    continuation: Literal["prefill", "continue_final_message"] | None = Field(
+        None,
+        description="How it continues an answer that another expert began: prefill = from a last "
+        "message of the assistant (llama.cpp, some providers); continue_final_message = vLLM; "
+        "null = it cannot.",
+    )
+    max_concurrency: int | None = Field(
+        None, ge=1, description="Most calls at the same time, for each worker; null = no limit."
+    )
+    max_queue: int = Field(
+        100, ge=0, description="Most calls that wait for a place; further ones get 429 at once."
+    )
     system_prompt: str | None = Field(
         None, description="Put in front of every conversation; null = none."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -9,11 +10,13 @@ from fastapi import APIRouter, Request, Response
 from gateway.api.body import read_body
 from gateway.api.exchange import Exchange
 from gateway.auth import authenticate
+from gateway.errors import InvalidRequestError
 from gateway.pipeline import Call
 from gateway.services import Services, services_of
 
 router = APIRouter(prefix="/v1")
 
+MOST_TIMEOUT_S = 86_400
 _BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
 
 
@@ -23,7 +26,34 @@ async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     tenant = authenticate(request, services.settings)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
-    return Exchange(services.pipeline, Call(body, tenant, request.state.request_id))
+    call = Call(body, tenant, request.state.request_id, read_timeout_s(request.headers))
+    return Exchange(services.pipeline, call)
+
+
+def read_timeout_s(headers: Mapping[str, str]) -> float | None:
+    """Return how long a client will wait, in seconds; None when it does not say.
+
+    ``x-coe-timeout-s`` is ours, ``x-stainless-timeout`` what the official clients send.
+
+    Raises
+    ------
+    InvalidRequestError
+        When ours is not a positive number.
+    """
+    ours = headers.get("x-coe-timeout-s")
+    sent = ours or headers.get("x-stainless-timeout", "")
+    try:
+        timeout_s = float(sent)
+    except ValueError:
+        timeout_s = 0.0
+    if 0 < timeout_s <= MOST_TIMEOUT_S:
+        return timeout_s
+    if ours is None:
+        return None
+    raise InvalidRequestError(
+        f"'x-coe-timeout-s' must be seconds, above 0 and at most {MOST_TIMEOUT_S}.",
+        param="x-coe-timeout-s",
+    )
 
 
 @router.get("/models")

@@ -1,0 +1,229 @@
+"""Open the answer of the first expert that gives one: guards, fallback, retries."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.accounting import Record
+from gateway.backends.base import Backend, UpstreamRequest, UpstreamResponse
+from gateway.errors import (
+    ExpertBusyError,
+    ExpertError,
+    ExpertTimeoutError,
+    ExpertUnavailableError,
+)
+from gateway.experts import Expert
+from gateway.guard import Guard, RetryBudget
+from gateway.metrics import Metrics
+from gateway.relay import Reading, read_body
+
+PATH = "chat/completions"
+RETRIES = 2
+"""Further rounds over the experts of a request when all of them failed."""
+FIRST_BACKOFF_S = 0.1
+MOST_WAIT_S = 2.0
+"""A longer wait before a retry is left to the client."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """An expert's answer of which the first part has come; `aclose` must follow.
+
+    Attributes
+    ----------
+    first : bytes
+        The first chunk of a stream, or the whole body.
+    rest : AsyncIterator of bytes or None
+        The other chunks of a stream; None when `first` is all.
+    reading : Reading or None
+        What a whole completion cost; None for a stream and for an error that is passed on.
+    """
+
+    expert: Expert
+    response: UpstreamResponse
+    first: bytes
+    rest: AsyncIterator[bytes] | None
+    reading: Reading | None
+    guard: Guard
+    closed: bool = False
+
+    async def aclose(self) -> None:
+        """Drop the answer and give its place back; once is enough."""
+        if not self.closed:
+            self.closed = True
+            self.guard.leave()
+            await self.response.aclose()
+
+
+class Dispatcher:
+    """Calls experts.
+
+    Parameters
+    ----------
+    backend : Backend
+        Reaches them.
+    experts : Mapping of str to Expert
+        All of them; each has a guard.
+    metrics : Metrics
+        Counts failed calls.
+    """
+
+    def __init__(self, backend: Backend, experts: Mapping[str, Expert], metrics: Metrics) -> None:
+        self._backend = backend
+        self._metrics = metrics
+        self._guards = {name: Guard(expert) for name, expert in experts.items()}
+        self._budget = RetryBudget()
+
+    async def open(
+        self,
+        experts: Sequence[Expert],
+        body_for: Callable[[Expert], bytes],
+        record: Record,
+        *,
+        stream: bool,
+    ) -> Opened:
+        """Return the answer of the first expert, in their order, that gives one.
+
+        When all fail for a reason that may pass, they are tried again, after a pause that grows
+        and is never the same, as long as the retry budget lasts.
+
+        Raises
+        ------
+        ExpertError
+            The failure of the best expert that was called; of a refusal when none was.
+        """
+        self._budget.earn()
+        for round_ in range(RETRIES + 1):
+            try:
+                return await self._one_round(experts, body_for, record, stream=stream)
+            except ExpertError as error:
+                wait_s = retry_wait_s(error, round_)
+                if wait_s is None or round_ == RETRIES or not self._budget.spend():
+                    raise
+            await asyncio.sleep(wait_s)
+        raise ExpertUnavailableError("No expert is left to take this request.")
+
+    async def _one_round(
+        self,
+        experts: Sequence[Expert],
+        body_for: Callable[[Expert], bytes],
+        record: Record,
+        *,
+        stream: bool,
+    ) -> Opened:
+        failure: ExpertError | None = None
+        refusal: ExpertError | None = None
+        for expert in experts:
+            guard = self._guards[expert.name]
+            refused = guard.refusal()
+            if refused is not None:
+                refusal = refusal or refused
+                continue
+            record.attempts.append(expert.name)
+            request = UpstreamRequest(PATH, body_for(expert), stream, record.request_id)
+            try:
+                return await self._call(expert, guard, request)
+            except ExpertError as error:
+                self._metrics.expert_failures.labels(expert.name, error.code).inc()
+                failure = failure or error
+        raise failure or refusal or ExpertUnavailableError("No expert takes this request.")
+
+    async def _call(self, expert: Expert, guard: Guard, request: UpstreamRequest) -> Opened:
+        """Make one call; the guard learns how it went."""
+        await guard.enter()
+        try:
+            response = await self._backend.open(expert, request)
+            try:
+                opened = await _first_part(expert, guard, request, response)
+            except BaseException:
+                await response.aclose()
+                raise
+        except ExpertBusyError as error:
+            guard.breaker.abandoned()
+            if error.retry_after_s is not None:
+                guard.breaker.failed(error.retry_after_s)
+            guard.leave()
+            raise
+        except ExpertError as error:
+            guard.breaker.failed(error.retry_after_s)
+            guard.leave()
+            raise
+        except BaseException:
+            guard.breaker.abandoned()
+            guard.leave()
+            raise
+        guard.breaker.succeeded()
+        return opened
+
+    def note_cut(self, opened: Opened, error: ExpertError) -> None:
+        """Count a failure in the middle of an answer."""
+        self._metrics.expert_failures.labels(opened.expert.name, error.code).inc()
+        opened.guard.breaker.failed()
+
+
+async def _first_part(
+    expert: Expert, guard: Guard, request: UpstreamRequest, response: UpstreamResponse
+) -> Opened:
+    refuse_failure(expert, response)
+    if response.status == 200 and request.stream:
+        chunks = response.chunks()
+        first = await anext(chunks, b"")
+        if not first:
+            raise ExpertError(f"Expert {expert.name!r} sent an empty stream.")
+        return Opened(expert, response, first, chunks, None, guard)
+    whole = await response.read()
+    reading = read_body(whole) if response.status == 200 else None
+    return Opened(expert, response, whole, None, reading, guard)
+
+
+def retry_wait_s(error: ExpertError, round_: int) -> float | None:
+    """Return how long to wait before another round, in seconds; None when it is no use.
+
+    The wait is random (full jitter), so that clients that failed together do not come back
+    together, and never shorter than what the expert asked for.
+    """
+    if isinstance(error, ExpertTimeoutError):
+        return None
+    asked_s = error.retry_after_s or 0.0
+    if asked_s > MOST_WAIT_S:
+        return None
+    backoff_s = FIRST_BACKOFF_S * 2**round_
+    return max(asked_s, random.uniform(0, backoff_s))  # noqa: S311  (not a secret)
+
+
+def refuse_failure(expert: Expert, response: UpstreamResponse) -> None:
+    """Raise when a status means that another expert should be asked.
+
+    What is left is passed on: success, and what the client itself did wrong.
+
+    Raises
+    ------
+    ExpertError
+        For 429, for 5xx, and for what only the operator can mend: a wrong key, model or address.
+    """
+    status, name = response.status, expert.name
+    if status == 200 or status in {400, 405, 409, 413, 415, 422}:
+        return
+    retry_after_s = _seconds(response.headers.get("retry-after"))
+    if status == 429:
+        raise ExpertBusyError(f"Expert {name!r} is over its limits.", retry_after_s=retry_after_s)
+    if status == 503:
+        raise ExpertUnavailableError(f"Expert {name!r} is not ready.", retry_after_s=retry_after_s)
+    if status in {401, 403}:
+        raise ExpertError(
+            f"Expert {name!r} refused the gateway's key ({status}): see its api_key_env."
+        )
+    if status == 404:
+        raise ExpertError(
+            f"Expert {name!r} does not know its model ({status}): see its base_url and model."
+        )
+    raise ExpertError(
+        f"Expert {name!r} answered with status {status}.", retry_after_s=retry_after_s
+    )
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isdecimal() else None

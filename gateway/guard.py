@@ -1,0 +1,149 @@
+"""Whether an expert may be called now: its circuit breaker, its places and its queue.
+
+Each worker process keeps its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from gateway.errors import ExpertBusyError, ExpertError, ExpertUnavailableError
+from gateway.experts import Expert
+
+FAILURES_TO_OPEN = 3
+"""Failures in a row after which an expert is left alone."""
+FIRST_REST_S = 1.0
+LAST_REST_S = 30.0
+"""It rests for the first, then twice as long after each failed probe, up to the last."""
+
+
+class Breaker:
+    """A circuit breaker: closed, open for a while, then one probe decides.
+
+    It works for a lone expert too: while it is open, calls fail at once and say when to try again.
+
+    Parameters
+    ----------
+    clock : callable
+        Seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._rest_s = FIRST_REST_S
+        self._open_until_s: float | None = None
+        self._probing = False
+
+    @property
+    def rests_for_s(self) -> float:
+        """Seconds until a call is let through; 0 when one is now."""
+        if self._open_until_s is None:
+            return 0.0
+        left_s = self._open_until_s - self._clock()
+        if left_s <= 0:
+            return self._rest_s if self._probing else 0.0
+        return left_s
+
+    def begin(self) -> None:
+        """Note that a call is made; it is the probe when the breaker was open."""
+        self._probing = self._open_until_s is not None
+
+    def succeeded(self) -> None:
+        """Close: the expert works."""
+        self._failures, self._rest_s = 0, FIRST_REST_S
+        self._open_until_s, self._probing = None, False
+
+    def failed(self, retry_after_s: float | None = None) -> None:
+        """Count a failure; open after several, after a failed probe, or when told to wait."""
+        self._failures += 1
+        if self._probing or self._failures >= FAILURES_TO_OPEN:
+            self._open_for(self._rest_s)
+            self._rest_s = min(2 * self._rest_s, LAST_REST_S)
+        if retry_after_s is not None:
+            self._open_for(min(retry_after_s, LAST_REST_S))
+        self._probing = False
+
+    def abandoned(self) -> None:
+        """Note that a call ended without telling anything of the expert."""
+        self._probing = False
+
+    def _open_for(self, rest_s: float) -> None:
+        self._open_until_s = max(self._open_until_s or 0.0, self._clock() + rest_s)
+
+
+class Guard:
+    """Lets calls of one expert through, or says at once why not.
+
+    Parameters
+    ----------
+    expert : Expert
+        Its `max_concurrency` and `max_queue` are kept.
+    """
+
+    def __init__(self, expert: Expert) -> None:
+        self.breaker = Breaker()
+        self._name = expert.name
+        self._max_queue = expert.max_queue
+        most = expert.max_concurrency
+        self._places = asyncio.Semaphore(most) if most is not None else None
+        self._queued = 0
+
+    def refusal(self) -> ExpertError | None:
+        """Return the error a call would get now; None when it may go on."""
+        rests_for_s = self.breaker.rests_for_s
+        if rests_for_s > 0:
+            return ExpertUnavailableError(
+                f"Expert {self._name!r} failed several times and is left alone for a while.",
+                retry_after_s=rests_for_s,
+            )
+        if self._places is not None and self._places.locked() and self._queued >= self._max_queue:
+            return ExpertBusyError(
+                f"Expert {self._name!r} has no place left, nor has its queue.", retry_after_s=1
+            )
+        return None
+
+    async def enter(self) -> None:
+        """Take a place; waits in the queue for one. `leave` must follow."""
+        if self._places is not None:
+            self._queued += 1
+            try:
+                await self._places.acquire()
+            finally:
+                self._queued -= 1
+        self.breaker.begin()
+
+    def leave(self) -> None:
+        """Give the place back."""
+        if self._places is not None:
+            self._places.release()
+
+
+class RetryBudget:
+    """Keeps retries from multiplying the load on experts that fail: a share of the requests.
+
+    References
+    ----------
+    Google SRE book, "Handling overload": a per-client retry budget.
+    """
+
+    SHARE = 0.2
+    """Retries allowed for each request."""
+    RESERVE = 10.0
+    """Retries saved up at the most."""
+
+    def __init__(self) -> None:
+        self._left = self.RESERVE
+
+    def earn(self) -> None:
+        """Note a request."""
+        self._left = min(self.RESERVE, self._left + self.SHARE)
+
+    def spend(self) -> bool:
+        """Take one retry; False when none is left."""
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
