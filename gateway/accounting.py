@@ -41,7 +41,7 @@ class Record:
     usage : {"reported", "estimated", "none"}
         Where the token counts come from: the expert, the number of chunks streamed, or nowhere.
     outcome : str
-        ``ok``, ``client_left``, ``rejected_by_expert`` or the code of an error.
+        ``ok``, ``client_left``, ``cut``, ``rejected_by_expert`` or the code of an error.
     attempts : list of str
         Experts called, in order.
     rescued_by : list of str

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from routers.keyword import KeywordRouter, RuleError
-
 from gateway.errors import ConfigError
 from gateway.experts import AUTO, Expert, ExpertRegistry
 from gateway.schema import LlmRouterConfig, MappingTable
 from routers.artifact import ArtifactError, load_router, read_card
 from routers.base import Decision, FloatArray, Router, decide
+from routers.keyword import KeywordRouter, RuleError
 from routers.llm import Ask, LlmRouter
 from routers.mapping import (
     DEFAULT_PRESET,

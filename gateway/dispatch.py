@@ -21,8 +21,6 @@ from gateway.metrics import Metrics
 from gateway.relay import Reading, read_body
 
 PATH = "chat/completions"
-RETRIES = 2
-"""Further rounds over the experts of a request when all of them failed."""
 FIRST_BACKOFF_S = 0.1
 MOST_WAIT_S = 2.0
 """A longer wait before a retry is left to the client."""
@@ -87,8 +85,9 @@ class Dispatcher:
     ) -> Opened:
         """Return the answer of the first expert, in their order, that gives one.
 
-        When all fail for a reason that may pass, they are tried again, after a pause that grows
-        and is never the same, as long as the retry budget lasts.
+        When all fail for a reason that may pass, they are tried again, as often as the best one's
+        `max_retries` says, after a pause that grows and is never the same, as long as the retry
+        budget lasts.
 
         Raises
         ------
@@ -96,12 +95,13 @@ class Dispatcher:
             The failure of the best expert that was called; of a refusal when none was.
         """
         self._budget.earn()
-        for round_ in range(RETRIES + 1):
+        max_retries = experts[0].max_retries
+        for round_ in range(max_retries + 1):
             try:
                 return await self._one_round(experts, body_for, record, stream=stream)
             except ExpertError as error:
                 wait_s = retry_wait_s(error, round_)
-                if wait_s is None or round_ == RETRIES or not self._budget.spend():
+                if wait_s is None or round_ == max_retries or not self._budget.spend():
                     raise
             await asyncio.sleep(wait_s)
         raise ExpertUnavailableError("No expert is left to take this request.")
@@ -211,7 +211,9 @@ def refuse_failure(expert: Expert, response: UpstreamResponse) -> None:
     if status == 429:
         raise ExpertBusyError(f"Expert {name!r} is over its limits.", retry_after_s=retry_after_s)
     if status == 503:
-        raise ExpertUnavailableError(f"Expert {name!r} is not ready.", retry_after_s=retry_after_s)
+        raise ExpertUnavailableError(
+            f"Expert {name!r} is not ready.", retry_after_s=retry_after_s or 1
+        )
     if status in {401, 403}:
         raise ExpertError(
             f"Expert {name!r} refused the gateway's key ({status}): see its api_key_env."

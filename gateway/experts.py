@@ -37,6 +37,8 @@ class Expert:
     continuation: str | None
     max_concurrency: int | None
     max_queue: int
+    max_retries: int
+    open_after_failures: int | None
     system_prompt: str | None
     timeout_s: Timeouts
     runtime: Runtime

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from gateway.errors import ExpertBusyError, ExpertError, ExpertUnavailableError
 from gateway.experts import Expert
 
-FAILURES_TO_OPEN = 3
-"""Failures in a row after which an expert is left alone."""
 FIRST_REST_S = 1.0
 LAST_REST_S = 30.0
 """It rests for the first, then twice as long after each failed probe, up to the last."""
@@ -26,11 +24,16 @@ class Breaker:
 
     Parameters
     ----------
+    open_after_failures : int or None
+        Failures in a row after which it opens; None: never.
     clock : callable
         Seconds, monotonic.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, open_after_failures: int | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._open_after_failures = open_after_failures
         self._clock = clock
         self._failures = 0
         self._rest_s = FIRST_REST_S
@@ -57,9 +60,17 @@ class Breaker:
         self._open_until_s, self._probing = None, False
 
     def failed(self, retry_after_s: float | None = None) -> None:
-        """Count a failure; open after several, after a failed probe, or when told to wait."""
+        """Count a failure; open after several, after a failed probe, or when told to wait.
+
+        Parameters
+        ----------
+        retry_after_s : float or None
+            What the expert asked for, in seconds.
+        """
+        if self._open_after_failures is None:
+            return
         self._failures += 1
-        if self._probing or self._failures >= FAILURES_TO_OPEN:
+        if self._probing or self._failures >= self._open_after_failures:
             self._open_for(self._rest_s)
             self._rest_s = min(2 * self._rest_s, LAST_REST_S)
         if retry_after_s is not None:
@@ -84,7 +95,7 @@ class Guard:
     """
 
     def __init__(self, expert: Expert) -> None:
-        self.breaker = Breaker()
+        self.breaker = Breaker(expert.open_after_failures)
         self._name = expert.name
         self._max_queue = expert.max_queue
         most = expert.max_concurrency

@@ -101,10 +101,10 @@ class Pipeline:
             record.outcome = "client_left"
             raise
         except GatewayError as error:
-            record.outcome = error.code or error.type
             if record.first_byte_s is None:
-                record.status = error.status
+                record.status, record.outcome = error.status, error.code or error.type
                 raise
+            record.outcome = "cut"
             # the status is sent already: an event is the one way left to say it
             await sink.write(data_event(_encode(error.envelope())))
         except Exception:

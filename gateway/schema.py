@@ -96,6 +96,12 @@ class ExpertConfig(_Strict):
     max_queue: int = Field(
         100, ge=0, description="Most calls that wait for a place; further ones get 429 at once."
     )
+    max_retries: int = Field(
+        2, ge=0, le=10, description="Further rounds when it, and the fallbacks after it, failed."
+    )
+    open_after_failures: int | None = Field(
+        3, ge=1, description="Failures in a row after which it rests; null = it never does."
+    )
     system_prompt: str | None = Field(
         None, description="Put in front of every conversation; null = none."
     )

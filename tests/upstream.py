@@ -97,6 +97,11 @@ class Upstream:
             entry["left"] = True
             raise
 
+    def of(self, request: web.Request) -> list[dict[str, Any]]:
+        """Return the calls made for the same request, this one included."""
+        request_id = request.headers["x-request-id"]
+        return [seen for seen in self.seen if seen["headers"].get("x-request-id") == request_id]
+
     async def act(self, request: web.Request, body: Asked) -> web.StreamResponse:
         kind, _, detail = body.model.partition("-")
         if kind == "status":
@@ -105,6 +110,8 @@ class Upstream:
             return web.json_response({"error": error}, status=int(detail), headers=headers)
         if kind == "letter":
             return letter(body, detail)
+        if kind == "flap" and len(self.of(request)) <= int(detail):
+            return web.json_response({}, status=500)
         if kind == "slow":
             await asyncio.sleep(30)
         if kind == "reset":
@@ -138,6 +145,12 @@ class Upstream:
                 await asyncio.sleep(0.02)
         if kind == "stalled":
             await asyncio.sleep(30)
+        if kind == "malformed":
+            await response.write(b"data: {not json\n\n")
+        if kind == "toolcut":
+            call = {"index": 0, "function": {"name": "f", "arguments": "{"}}
+            await response.write(chunk({"tool_calls": [call]}))
+            return response
         if kind == "fails":
             await response.write(b'data: {"error": {"message": "broke"}}\n\n')
             return response

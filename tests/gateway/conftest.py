@@ -77,4 +77,5 @@ def stand_ins(upstream: UpstreamServer) -> list[dict[str, Any]]:
         {"name": "stalled", "timeout_s": {"idle": 0.4}},
         {"name": "overlong", "model": "endless", "timeout_s": {"total": 0.8}},
     ]
-    return [{"base_url": upstream.base_url, **expert} for expert in experts]
+    patient = {"max_retries": 0, "open_after_failures": None}  # each test sees its own failure
+    return [{"base_url": upstream.base_url, **patient, **expert} for expert in experts]

@@ -21,7 +21,7 @@ FAILURE = b'data: {"error": {"message": "broke"}}\n\n'
 
 
 def relay(*, show_usage: bool = False) -> StreamRelay:
-    return StreamRelay(show_usage=show_usage, cost=lambda usage: {"n": usage.completion_tokens})
+    return StreamRelay(show_usage=show_usage, note=lambda: {"n": 4})
 
 
 def passed(stream: StreamRelay, *chunks: bytes) -> bytes:
@@ -53,7 +53,7 @@ def test_usage_beside_a_choice_is_read_and_stays_where_it_is() -> None:
 
 
 @given(
-    st.lists(st.sampled_from([ROLE, WORD, STOP, PING, FAILURE, b"\n", b"data: {\n\n", b"x"])),
+    st.lists(st.sampled_from([ROLE, WORD, STOP, PING, b"\n", b"data: 7\n\n", b"x"])),
     st.lists(st.integers(1, 50), min_size=1),
 )
 def test_all_other_bytes_pass_untouched(events: list[bytes], sizes: list[int]) -> None:
@@ -89,8 +89,8 @@ def test_a_cut_stream_is_told_from_a_whole_one(chunks: tuple[bytes, ...], comple
 
 def test_a_reported_failure_is_noticed() -> None:
     stream = relay()
-    passed(stream, WORD, FAILURE)
-    assert stream.reading.error
+    assert passed(stream, WORD, FAILURE, STOP) == WORD
+    assert "broke" in str(stream.failure)
 
 
 def test_words_of_the_answer_are_not_taken_for_fields() -> None:
@@ -107,7 +107,6 @@ def test_words_of_the_answer_are_not_taken_for_fields() -> None:
         ({"choices": [{"finish_reason": "stop"}], "usage": USAGE}, Reading(Usage(11, 4), "stop")),
         ({"choices": [{"finish_reason": "length"}]}, Reading(None, "length")),
         ({"choices": [], "usage": None}, Reading()),
-        ({"error": {"message": "broke"}}, Reading(error=True)),
     ],
 )
 def test_a_whole_answer_is_read(body: dict[str, Any], reading: Reading) -> None:

@@ -1,0 +1,110 @@
+"""The breaker and the retry budget, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.dispatch import MOST_WAIT_S, retry_wait_s
+from gateway.errors import ExpertError, ExpertTimeoutError, ExpertUnavailableError
+from gateway.guard import FIRST_REST_S, LAST_REST_S, Breaker, RetryBudget
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def fail(breaker: Breaker, times: int = 1) -> None:
+    for _ in range(times):
+        breaker.begin()
+        breaker.failed()
+
+
+def test_it_opens_after_failures_in_a_row_only(clock: Clock) -> None:
+    breaker = Breaker(3, clock)
+    fail(breaker, 2)
+    breaker.begin()
+    breaker.succeeded()
+    fail(breaker, 2)
+    assert breaker.rests_for_s == 0
+    fail(breaker)
+    assert breaker.rests_for_s == FIRST_REST_S
+
+
+def test_one_probe_decides(clock: Clock) -> None:
+    breaker = Breaker(1, clock)
+    fail(breaker)
+    clock.now_s += FIRST_REST_S
+    assert breaker.rests_for_s == 0
+    breaker.begin()
+    assert breaker.rests_for_s > 0  # one probe at a time
+    breaker.succeeded()
+    assert breaker.rests_for_s == 0
+
+
+def test_each_failed_probe_doubles_the_rest_up_to_a_limit(clock: Clock) -> None:
+    breaker = Breaker(1, clock)
+    rests = []
+    for _ in range(8):
+        fail(breaker)
+        rests.append(breaker.rests_for_s)
+        clock.now_s += breaker.rests_for_s
+    assert rests[:4] == [1, 2, 4, 8]
+    assert rests[-1] == LAST_REST_S
+
+
+def test_a_probe_whose_client_left_lets_the_next_one_through(clock: Clock) -> None:
+    breaker = Breaker(1, clock)
+    fail(breaker)
+    clock.now_s += FIRST_REST_S
+    breaker.begin()
+    breaker.abandoned()
+    assert breaker.rests_for_s == 0
+
+
+def test_it_waits_as_long_as_the_expert_asks_within_reason(clock: Clock) -> None:
+    breaker = Breaker(3, clock)
+    breaker.failed(retry_after_s=7)
+    assert breaker.rests_for_s == 7
+    breaker.failed(retry_after_s=10_000)
+    assert breaker.rests_for_s == LAST_REST_S
+
+
+def test_null_never_opens(clock: Clock) -> None:
+    breaker = Breaker(None, clock)
+    fail(breaker, 100)
+    breaker.failed(retry_after_s=7)
+    assert breaker.rests_for_s == 0
+
+
+@given(st.integers(1, 300))
+def test_retries_are_a_share_of_the_requests(n_requests: int) -> None:
+    budget = RetryBudget()
+    retries = 0
+    for _ in range(n_requests):
+        budget.earn()
+        while budget.spend():
+            retries += 1
+    assert retries <= RetryBudget.RESERVE + RetryBudget.SHARE * n_requests
+
+
+def test_waiting_longer_than_is_bearable_or_after_a_timeout_is_left_to_the_client() -> None:
+    assert retry_wait_s(ExpertError("x", retry_after_s=MOST_WAIT_S + 1), 0) is None
+    assert retry_wait_s(ExpertTimeoutError("x"), 0) is None
+
+
+@given(st.floats(0, MOST_WAIT_S), st.integers(0, 5))
+def test_a_retry_never_comes_sooner_than_asked(asked_s: float, round_: int) -> None:
+    wait_s = retry_wait_s(ExpertUnavailableError("x", retry_after_s=asked_s), round_)
+    assert wait_s is not None
+    assert wait_s >= asked_s

@@ -1,0 +1,150 @@
+"""Experts that fail for a while or in the middle: who takes over, and what the client sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
+
+CODE = "Write a Python function that reverses a string"
+WHOLE = "One two threeé…"
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    upstream: UpstreamServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("rescue")
+    url = {"base_url": upstream.base_url}
+    experts: list[dict[str, Any]] = [
+        {"name": "good", "model": "ok", "active_params_b": 1, "continuation": "prefill", **url},
+        {"name": "vllm", "model": "ok", "continuation": "continue_final_message", **url},
+        {"name": "plain", "model": "ok", **url},
+        *({"name": name, "active_params_b": 2, **url} for name in ("cut", "fails", "unfinished")),
+        {"name": "malformed", "active_params_b": 2, **url},
+        {"name": "toolcut", "active_params_b": 2, **url},
+        {"name": "stalled", "active_params_b": 2, "timeout_s": {"idle": 0.3}, **url},
+        {"name": "flaps", "model": "flap-2", **url},
+        {"name": "broken", "model": "status-500", "max_retries": 0, **url},
+        {"name": "narrow", "model": "endless", "max_concurrency": 1, "max_queue": 0, **url},
+    ]
+    mapping = {"coding": ["cut", "good"]}
+    config = write_experts(folder / "experts.yaml", experts, mapping, min_confidence=0)
+    with run_gateway(config, folder) as running:
+        yield running
+
+
+def text_of(answer: httpx.Response) -> str:
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line[6:7] == "{"]
+    choices = [choice for event in events for choice in event.get("choices", [])]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+def test_a_cut_stream_goes_on_with_the_next_expert(
+    gateway: Gateway, upstream: UpstreamServer
+) -> None:
+    answer = gateway.chat(
+        "auto", CODE, stream=True, stream_options={"include_usage": True}, max_tokens=50
+    )
+    request_id = answer.headers["x-request-id"]
+    assert text_of(answer) == WHOLE + WHOLE  # what the second expert says is its own affair
+    assert answer.text.rstrip().endswith("data: [DONE]")
+    usage = json.loads(answer.text.split("data: ")[-2])
+    assert usage["usage"]["completion_tokens"] == 5 + 4
+    assert usage["usage"]["total_tokens"] == 11 + 5 + 4
+    assert usage["coe"]["rescued_by"] == ["good"]
+    second = json.loads(upstream.seen(request_id)[1]["raw"])
+    assert second["messages"][-1] == {"role": "assistant", "content": WHOLE}
+    assert second["max_tokens"] == 45
+    line = gateway.logged(request_id)
+    assert line["rescued_by"] == ["good"]
+    assert line["expert_active_params_b"] == 3
+    assert line["outcome"] == "ok"
+
+
+def test_the_openai_client_sees_one_answer(gateway: Gateway) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
+        stream = client.chat.completions.create(
+            model="auto", messages=[{"role": "user", "content": CODE}], stream=True
+        )
+        chunks = list(stream)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == WHOLE + WHOLE
+    assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "stop"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"n": 2}, {"response_format": {"type": "json_object"}}],
+)
+def test_what_cannot_be_continued_ends_with_an_error(
+    gateway: Gateway, fields: dict[str, Any]
+) -> None:
+    answer = gateway.chat("auto", CODE, stream=True, **fields)
+    assert "[DONE]" not in answer.text
+    assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "expert_failed"
+    assert gateway.logged(answer.headers["x-request-id"])["outcome"] == "cut"
+
+
+@pytest.mark.parametrize("expert", ["malformed", "toolcut"])
+def test_a_pinned_expert_without_continuation_ends_with_an_error(
+    gateway: Gateway, expert: str
+) -> None:
+    answer = gateway.chat(expert, stream=True)
+    assert "[DONE]" not in answer.text
+    assert "{not json" not in answer.text
+    assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "expert_failed"
+
+
+def test_an_expert_that_fails_for_a_moment_is_tried_again(gateway: Gateway) -> None:
+    answer = gateway.chat("flaps")
+    assert answer.status_code == 200
+    assert gateway.logged(answer.headers["x-request-id"])["attempts"] == ["flaps"] * 3
+
+
+def test_a_lone_expert_that_keeps_failing_is_left_alone(
+    gateway: Gateway, upstream: UpstreamServer
+) -> None:
+    answers = [gateway.chat("broken") for _ in range(5)]
+    assert [answer.status_code for answer in answers[:3]] == [502, 503, 503]  # it asked for 7 s
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 7
+    assert "left alone" in answers[-1].json()["error"]["message"]
+    seen = [upstream.seen(answer.headers["x-request-id"]) for answer in answers]
+    assert [len(calls) for calls in seen] == [1, 0, 0, 0, 0]
+
+
+def test_a_full_expert_refuses_at_once(gateway: Gateway) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    body = {"model": "narrow", "messages": messages, "stream": True}
+    with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=body, timeout=20) as held:
+        assert held.status_code == 200
+        pieces = held.iter_raw()  # dropping it would close the stream
+        next(pieces)
+        with ThreadPoolExecutor(4) as pool:
+            refused = list(pool.map(lambda _: gateway.chat("narrow", stream=True), range(4)))
+    assert {answer.status_code for answer in refused} == {429}
+    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert refused[0].json()["error"]["type"] == "rate_limit_error"
+
+
+@pytest.mark.parametrize("header", ["x-coe-timeout-s", "x-stainless-timeout"])
+def test_the_client_says_how_long_it_waits(gateway: Gateway, header: str) -> None:
+    body = {"model": "narrow", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    answer = gateway.post("/v1/chat/completions", json=body, headers={header: "0.4"})
+    error = json.loads(answer.text.split("data: ")[-1])["error"]
+    assert error["code"] == "expert_timeout"
+    assert "0.4 s" in error["message"]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "soon", "1e9"])
+def test_a_time_limit_that_is_none_is_refused(gateway: Gateway, value: str) -> None:
+    body = {"model": "good", "messages": [{"role": "user", "content": "x"}]}
+    answer = gateway.post("/v1/chat/completions", json=body, headers={"x-coe-timeout-s": value})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "x-coe-timeout-s"
