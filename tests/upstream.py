@@ -66,6 +66,14 @@ class Asked(msgspec.Struct):
     stream_options: dict[str, Any] | None = None
 
 
+LAST_EVENTS = {
+    "malformed": b"data: {not json\n\n",
+    "toolcut": chunk({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{"}}]}),
+    "fails": b'data: {"error": {"message": "broke"}}\n\n',
+}
+"""What ends a stream that breaks off."""
+
+
 class Upstream:
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
@@ -135,31 +143,30 @@ class Upstream:
         for piece in PIECES:
             await response.write(chunk({"content": piece}))
             await asyncio.sleep(0.3 if kind == "paced" else 0)
+        if await self.breaks(request, kind, response):
+            return response
+        await response.write(chunk({}, "stop"))
+        if counted is not None:
+            await response.write(usage_chunk(counted))
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    async def breaks(self, request: web.Request, kind: str, response: web.StreamResponse) -> bool:
+        """Break a stream off in the way that `kind` names; False when it names none."""
         if kind == "cut":
             assert request.transport is not None
             request.transport.abort()
-            return response
-        if kind == "endless":
+        elif kind == "endless":
             while True:
                 await response.write(chunk({"content": "x"}))
                 await asyncio.sleep(0.02)
-        if kind == "stalled":
+        elif kind == "stalled":
             await asyncio.sleep(30)
-        if kind == "malformed":
-            await response.write(b"data: {not json\n\n")
-        if kind == "toolcut":
-            call = {"index": 0, "function": {"name": "f", "arguments": "{"}}
-            await response.write(chunk({"tool_calls": [call]}))
-            return response
-        if kind == "fails":
-            await response.write(b'data: {"error": {"message": "broke"}}\n\n')
-            return response
-        if kind != "unfinished":
-            await response.write(chunk({}, "stop"))
-            if counted is not None:
-                await response.write(usage_chunk(counted))
-            await response.write(b"data: [DONE]\n\n")
-        return response
+        elif kind in LAST_EVENTS:
+            await response.write(LAST_EVENTS[kind])
+        else:
+            return kind == "unfinished"
+        return True
 
 
 async def main() -> None:

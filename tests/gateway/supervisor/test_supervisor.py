@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import socket
@@ -69,21 +68,28 @@ def test_shared_weights_run_once(gateway: Gateway) -> None:
     assert gateway.stats()["resident_params_b"] == pytest.approx(0.1345)
 
 
-def test_a_killed_model_fails_its_requests_and_comes_back_by_itself(gateway: Gateway) -> None:
+def test_a_killed_model_comes_back_by_itself_and_its_stream_goes_on(gateway: Gateway) -> None:
     llama = gateway.child(LLAMA)
-    body = {"model": "general", "messages": [{"role": "user", "content": "Count to a thousand."}]}
+    messages = [{"role": "user", "content": "Count to a thousand."}]
+    body = {"model": "general", "messages": messages, "stream": True, "max_tokens": 60}
     url = f"{gateway.url}/v1/chat/completions"
-    with httpx.stream("POST", url, json={**body, "stream": True}, timeout=60) as answer:
+    with httpx.stream("POST", url, json=body, timeout=60) as answer:
         chunks = answer.iter_text()
         next(chunks)
         llama.kill()
         rest = "".join(chunks)
-    assert json.loads(rest.strip().rpartition("\n")[2].removeprefix("data: "))["error"]
-    assert "[DONE]" not in rest
-    llama.wait(5)
-    failed = gateway.chat("general", max_tokens=1)
-    assert failed.status_code in {502, 503}
-    assert failed.json()["error"]["code"] in {"expert_failed", "expert_unavailable"}
+    assert rest.rstrip().endswith("data: [DONE]")
+    assert '"error"' not in rest
+    line = gateway.logged(answer.headers["x-request-id"])
+    assert (line["outcome"], line["rescued_by"]) == ("ok", ["general"])
+
+
+def test_while_a_model_is_down_its_requests_wait_or_fail_in_openai_form(gateway: Gateway) -> None:
+    gateway.child(LLAMA).kill()
+    body = {"model": "general", "messages": [{"role": "user", "content": "hello"}]}
+    failed = gateway.post("/v1/chat/completions", json=body, headers={"x-coe-timeout-s": "0.05"})
+    assert failed.status_code in {502, 503, 504}
+    assert failed.json()["error"]["type"] == "api_error"
     shown = gateway.get("/readyz")
     assert (shown.status_code, shown.json()["ready"]) == (503, False)
     assert shown.json()["experts"]["smollm2-135m"] != "ok"
