@@ -38,6 +38,8 @@ from gateway.supervisor.plan import cache_url, socket_of
 from gateway.supervisor.supervisor import read_states
 
 LEDGER_PERIOD_S = 2.0
+WARM_UP = ("Hello, how are you?", "Wie geht es dir heute, mein Freund?")
+"""Classified before the first request comes: what loads on first use is loaded then."""
 
 _log = logging.getLogger(__name__)
 
@@ -97,6 +99,7 @@ def _services(
         return ExpertAsk(expert, sockets.get(expert.weights), key, timeout_s)
 
     composition = compose(registry, ask)
+    composition.routers[-1].predict_proba(WARM_UP)
     metrics = Metrics(CollectorRegistry(), environ.get("PROMETHEUS_MULTIPROC_DIR"))
     metrics.resident_params_b.set(registry.resident_params_b)
     redis = connect(
