@@ -1,0 +1,1 @@
+"""What the router that ships is trained on."""
