@@ -181,4 +181,6 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     _log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path[:200]}})
-    return JSONResponse(GatewayError("The gateway failed; see its log.").envelope(), 500)
+    envelope = GatewayError("The gateway failed; see its log.").envelope()
+    # made outside of the middleware, which would have added the id
+    return JSONResponse(envelope, 500, {"x-request-id": request.state.request_id})
