@@ -15,7 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cache.choices import PREFIX, RETRY_AFTER_S, choice_key, decode_row, encode_row
+from gateway.cache.choices import (
+    PREFIX,
+    RETRY_AFTER_S,
+    choice_key,
+    connect,
+    decode_row,
+    encode_row,
+)
+from gateway.errors import ConfigError
 from routers.artifact import load_router
 from routers.base import Router
 from tests.servers import (
@@ -186,6 +194,12 @@ def test_a_failing_cache_is_logged_once(gateway: Gateway) -> None:
     failed, back = log.count("cache failed, going on without"), log.count("cache is back")
     assert 1 <= back <= failed <= back + 1
     assert failed < errors(gateway, "get") + errors(gateway, "set")
+
+
+def test_a_broken_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigError, match="REDIS_URL must look like redis://host:6379/0") as caught:
+        connect("http://:secret@host", 50)
+    assert "secret" not in str(caught.value)
 
 
 # keys and values

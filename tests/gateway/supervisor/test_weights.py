@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 from gateway.errors import ConfigError
 from gateway.experts import Expert, ExpertRegistry
 from gateway.supervisor.weights import SMOLLM2, find_weights
-from tests.servers import REPO, write_experts
+from tests.servers import write_experts
 
 
 def local(folder: Path, model: str) -> Expert:
@@ -47,36 +45,19 @@ def test_what_is_no_model_is_refused(tmp_path: Path, model: str, message: str) -
         find_weights(local(tmp_path, model), tmp_path)
 
 
-FIND = """
-import sys
-from pathlib import Path
-from gateway.errors import ConfigError
-from tests.gateway.supervisor.test_weights import local
-from gateway.supervisor.weights import find_weights
-folder = Path(sys.argv[1])
-try:
-    print(find_weights(local(folder, "hf:owner/repository/model.gguf"), folder))
-except ConfigError as error:
-    print(error)
-"""
-
-
-def find_offline(folder: Path) -> str:
-    environ = {**os.environ, "HF_HOME": str(folder), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", FIND, str(folder)]
-    done = subprocess.run(
-        command, env=environ, capture_output=True, text=True, check=True, cwd=REPO
-    )
-    return done.stdout.strip()
-
-
-def test_a_hugging_face_file_is_taken_from_the_cache_without_a_network(tmp_path: Path) -> None:
-    assert "can be neither found in the local cache nor downloaded" in find_offline(tmp_path)
-    repository = tmp_path / "hub/models--owner--repository"
+def test_a_hugging_face_file_is_taken_from_the_cache_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    expert = local(tmp_path, "hf:owner/repository/model.gguf")
+    with pytest.raises(ConfigError, match="neither found in the local cache nor downloaded"):
+        find_weights(expert, tmp_path)
     commit = "0" * 40
+    repository = tmp_path / "models--owner--repository"
     (repository / "snapshots" / commit).mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
     model = repository / "snapshots" / commit / "model.gguf"
     model.write_bytes(b"GGUF")
-    assert find_offline(tmp_path) == str(model)
+    assert find_weights(expert, tmp_path) == model

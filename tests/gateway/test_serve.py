@@ -1,0 +1,80 @@
+"""What `serve` and `create_app` refuse before anything is started."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app import create_app
+from gateway.errors import ConfigError
+from gateway.serve import serve
+from gateway.settings import is_loopback, load_settings
+from tests.servers import NOBODY_URL, REPO, write_experts
+
+
+def refused(config: Path, message: str, **flags: Any) -> None:
+    said: list[str] = []
+    with pytest.raises(ConfigError, match=message):
+        serve(load_settings(config=config, **flags), said.append)
+    assert said == []
+
+
+def one_expert(tmp_path: Path, mapping: dict[str, list[str]] | None = None, **keys: Any) -> Path:
+    expert = {"name": "only", "base_url": NOBODY_URL}
+    return write_experts(tmp_path / "experts.yaml", [expert], mapping or {}, **keys)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_in_use_is_refused(tmp_path: Path, host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as taken:
+        port = taken.getsockname()[1]
+        message = f"cannot listen on {host}:{port}: Address already in use.* --port"
+        refused(one_expert(tmp_path), message, host=host, port=port)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
+def test_strangers_are_not_served_without_a_key(tmp_path: Path, host: str) -> None:
+    message = f"host must be a loopback address while no API key is set; got '{host}'.*COE_API_KEY"
+    refused(one_expert(tmp_path), message, host=host)
+
+
+def test_a_category_that_the_router_does_not_have_is_refused(tmp_path: Path) -> None:
+    message = r"experts.yaml: mapping.codin must be a category of the router; got 'codin'. Allowed:"
+    refused(one_expert(tmp_path, {"codin": ["only"]}), message)
+
+
+def test_a_missing_router_is_refused(tmp_path: Path) -> None:
+    refused(one_expert(tmp_path, router="nowhere"), r"experts\.yaml: router: ")
+
+
+def test_a_broken_experts_file_is_refused(tmp_path: Path) -> None:
+    message = r"experts\.yaml:1: general must name an expert; got 'all'"
+    refused(one_expert(tmp_path, general="all"), message)
+
+
+def test_a_worker_does_not_run_alone() -> None:
+    with pytest.raises(
+        ConfigError, match=r"run_dir must be set\. Start the gateway with"
+    ):
+        create_app(load_settings(config=REPO / "experts.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("localhost.example.org", False),
+        ("", False),
+    ],
+)
+def test_this_machine_is_told_from_others(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
