@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from eval.replay_report import draw, table_of
 from eval.robustness import stability
 from eval.router import evaluate
 from routers.artifact import load_router
@@ -27,6 +28,19 @@ Examples:
 
 Each line of DATA is {"prompt": "...", "category": "..."}; "source" may be added. Lines whose
 category is null are counted and left out.
+"""
+
+
+_REPLAY_EXAMPLES = """
+\b
+Examples:
+  coe eval replay scores.jsonl.gz --sizes models.csv
+  coe eval replay a.jsonl b.jsonl --sizes models.csv --experts small,big --router routers/default
+  coe eval replay scores.jsonl --sizes models.csv --plot replay.png --json
+
+Each line of SCORES is {"id": "...", "prompt": "...", "category": "...", "scores": {expert: 0 to
+1}}; SIZES is a CSV model,total_params_b,active_params_b. Only prompts that every expert has a score
+for are replayed, and only experts of known size.
 """
 
 
@@ -80,3 +94,30 @@ def _show(found: dict[str, Any]) -> None:
         console.print(f"same category after {name}: {share:.1%}")
     spent = ", ".join(f"{ms:.2f} ms at {n} tokens" for n, ms in found["latency_ms"].items())
     console.print(f"median of one text on one core: {spent}")
+
+
+@eval_group.command(name="replay", epilog=_REPLAY_EXAMPLES)
+@click.argument("files", metavar="SCORES...", nargs=-1, required=True, type=_PATH)
+@click.option("--sizes", required=True, type=_PATH, help="CSV of the experts' sizes.")
+@click.option("--experts", help="Replay these experts only, separated by commas.")
+@click.option("--router", "router_folder", type=_PATH, help="Also map this router's categories.")
+@click.option("--encoder", "encoder_folder", type=_PATH, help="Artifact whose encoder embeds.")
+@click.option("--methods", help="Run these only, separated by commas. [default: all]")
+@click.option("--splits", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--cache", type=_PATH, help="Where embeddings are kept. [default: user's cache]")
+@click.option("--plot", type=_PATH, help="Also draw score against active parameters.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **asked: Any) -> None:  # noqa: ANN401
+    """Replay a score table: fit a mapping on one half, serve the other, beside known methods."""
+    from eval.replay_run import run_replay
+
+    with wrong_use():
+        found = run_replay(files, **asked)
+        title = ", ".join(path.name.partition(".")[0] for path in files)
+        if plot is not None:
+            draw(found, title, plot)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        Console().print(table_of(found, title))

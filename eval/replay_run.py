@@ -1,0 +1,91 @@
+"""From files to a replay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.baselines import METHODS
+from eval.replay import replay
+from eval.samples import cache_folder, embedded, make_samples
+from routers.artifact import DEFAULT_FOLDER, load_router, read_card
+from routers.cli import progress_bars
+from routers.data import DataError
+from routers.encoder import SentenceEncoder
+from routers.scores import Pool, ScoreTable, read_scores, read_sizes
+
+_FEWEST_PROMPTS = 20
+
+
+def run_replay(
+    files: Sequence[Path],
+    sizes: Path,
+    experts: str | None,
+    router_folder: Path | None,
+    encoder_folder: Path | None,
+    methods: str | None,
+    splits: int,
+    seed: int,
+    cache: Path | None,
+) -> dict[str, Any]:
+    """Read score tables and replay them; see `eval.replay.replay` and ``coe eval replay``.
+
+    Raises
+    ------
+    ValueError
+        A file or an option is wrong; the message says which.
+    """
+    chosen = _chosen_methods(methods, router_folder is not None)
+    table, pool, left_out = _common(read_scores(files), read_sizes(sizes), experts)
+    folder = cache or cache_folder()
+    encoder = SentenceEncoder(encoder_folder or DEFAULT_FOLDER, _max_tokens(encoder_folder))
+    with progress_bars() as progress:
+        embeddings = embedded(table.prompts, encoder, folder, progress)
+    routed, router_active_b = None, encoder.active_params_b
+    if router_folder is not None:
+        router = load_router(router_folder)
+        routed, router_active_b = router.predict_proba(table.prompts), router.active_params_b
+    samples = make_samples(table, pool, embeddings, routed)
+    with progress_bars() as progress:
+        found = replay(samples, chosen, splits, seed=seed, progress=progress)
+    return {**found, "router_active_params_b": router_active_b, "left_out": left_out}
+
+
+def _max_tokens(encoder_folder: Path | None) -> int:
+    """Return how much of a prompt is read: as much as the encoder's own router reads."""
+    return int(read_card(encoder_folder or DEFAULT_FOLDER).settings["max_tokens"])
+
+
+def _chosen_methods(names: str | None, with_router: bool) -> list[str]:
+    if names is None:
+        return [name for name in METHODS if with_router or name != "given_router"]
+    chosen = names.split(",")
+    for name in chosen:
+        if name not in METHODS:
+            raise ValueError(f"--methods must be of {', '.join(METHODS)}; got {name!r}")
+    return chosen
+
+
+def _common(
+    table: ScoreTable, pool: Pool, experts: str | None
+) -> tuple[ScoreTable, Pool, list[str]]:
+    """Return the prompts that every expert has a score for, and the experts left out."""
+    wanted = list(table.experts) if experts is None else experts.split(",")
+    sized = [name for name in wanted if name in pool.names]
+    left_out = [name for name in wanted if name not in pool.names]
+    if experts is not None and left_out:
+        raise DataError(f"--sizes must hold the sizes of {', '.join(left_out)}. Add them")
+    if len(sized) < 2:
+        raise DataError(f"two experts or more must have sizes; got {', '.join(sized) or 'none'}")
+    common = table.of_experts(sized).complete()
+    if len(common) < _FEWEST_PROMPTS:
+        unscored = np.isnan(table.of_experts(sized).scores).sum(axis=0).tolist()
+        missing = dict(zip(sized, unscored, strict=True))
+        raise DataError(
+            f"{_FEWEST_PROMPTS} prompts or more must have a score of every expert; got "
+            f"{len(common)}. Missing: {missing}. Leave experts out with --experts"
+        )
+    return common, pool.only(sized), left_out
