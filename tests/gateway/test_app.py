@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.backends.base import UpstreamRequest, UpstreamResponse
+from gateway.dispatch import Dispatcher
 from gateway.experts import Expert
 from gateway.logs import JsonFormatter
 from gateway.pipeline import Call, Pipeline
@@ -92,9 +93,11 @@ def test_a_bug_on_the_way_is_accounted(tmp_path: Path, caplog: pytest.LogCapture
 
     async def use(app: FastAPI, client: Callable[..., httpx.AsyncClient]) -> None:
         services: Services = app.state.services
-        pipeline = Pipeline(services.planner, BuggyBackend(), services.ledger, services.metrics)
+        experts = services.composition.registry
+        dispatcher = Dispatcher(BuggyBackend(), experts, services.metrics)
+        pipeline = Pipeline(services.planner, dispatcher, services.ledger)
         with pytest.raises(ZeroDivisionError):
-            await pipeline.answer(Call(body, "default", "id"), NoSink())
+            await pipeline.answer(Call(body, "default", "id", None), NoSink())
         assert (await services.ledger.stats())["failed"] == 1
 
     with_app(tmp_path, use)

@@ -57,9 +57,7 @@ def test_a_broken_experts_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_worker_does_not_run_alone() -> None:
-    with pytest.raises(
-        ConfigError, match=r"run_dir must be set\. Start the gateway with"
-    ):
+    with pytest.raises(ConfigError, match=r"run_dir must be set\. Start the gateway with"):
         create_app(load_settings(config=REPO / "experts.yaml"))
 
 
