@@ -1,8 +1,10 @@
 """Rebuilds the router that ships, with its data card.
 
-Example::
+Examples::
 
     python -m routers.build_default DATA_FOLDER --out routers/default
+    python -m routers.build_default DATA_FOLDER --out knn --type knn
+    python -m routers.build_default DATA_FOLDER --out modem --leave-out mmlu
 
 ``DATA_FOLDER`` holds ``train.jsonl.gz``, one JSON object a line with ``source``, ``prompt``,
 ``category`` (or null), ``licence`` and ``licence_ok``; and, so that their prompts are left out,
@@ -19,31 +21,37 @@ import click
 from routers.artifact import check_target, save_router
 from routers.cli import progress_bars
 from routers.default_data.rows import FOREIGN_CATEGORY, default_rows, read_raw
+from routers.default_data.written import written_rows
 from routers.export import BASE_ENCODER
 from routers.train import TrainOptions, train
-from routers.untrained import Plan, untrained_router
+from routers.untrained import TYPES, Plan, untrained_router
 
-_PLAN = Plan("finetuned", "default", BASE_ENCODER, 96, FOREIGN_CATEGORY)
+_MAX_TOKENS = 96
 _OPTIONS = TrainOptions(held_out=1 / 16)
 _OUT_OF_SCOPE_SOURCE = "clinc_oos_train"
+_PATH = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Artifact to write.")
-def main(folder: Path, out: Path) -> None:
+@click.option("--out", required=True, type=_PATH, help="Artifact to write.")
+@click.option("--type", type=click.Choice(TYPES), default="finetuned", show_default=True)
+@click.option("--leave-out", "left_out", multiple=True, help="A source not to learn from.")
+def main(folder: Path, out: Path, type: str, left_out: tuple[str, ...]) -> None:
     """Train the default router on the rows whose licence permits redistribution."""
     check_target(out)
-    raw = read_raw(folder / "train.jsonl.gz")
+    raw = [row for row in read_raw(folder / "train.jsonl.gz") if row.source not in left_out]
     tested = [row.prompt for path in folder.glob("test_*.jsonl.gz") for row in read_raw(path)]
     learned = [row for row in raw if row.source != _OUT_OF_SCOPE_SOURCE]
     out_of_scope = [row.prompt for row in raw if row.source == _OUT_OF_SCOPE_SOURCE]
-    rows, n_leaks = default_rows(learned, tested, _OPTIONS.seed)
+    found, n_leaks = default_rows(learned, tested, _OPTIONS.seed)
+    rows = [*found, *written_rows(_OPTIONS.seed)]
+    plan = Plan(type, out.name, BASE_ENCODER, _MAX_TOKENS, FOREIGN_CATEGORY)
     with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
-        router = untrained_router(_PLAN, _OPTIONS.seed, Path(scratch))
+        router = untrained_router(plan, _OPTIONS.seed, Path(scratch))
         training = train(router, rows, out_of_scope, _OPTIONS, progress)
         training["notes"] = [
-            f"Its encoder is {BASE_ENCODER} (Apache-2.0), fine-tuned and quantised to int8.",
+            f"Its encoder comes from {BASE_ENCODER} (Apache-2.0) and is quantised to int8.",
             f"{n_leaks} rows that also stand in a test set were removed before.",
             "Rebuilt by: python -m routers.build_default DATA_FOLDER --out routers/default",
         ]

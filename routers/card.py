@@ -9,8 +9,9 @@ import msgspec
 
 FORMAT: Literal[1] = 1
 
+NAME_PATTERN = "[a-z0-9._-]+"
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9._-]+$")]
+Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME_PATTERN}$")]
 
 
 class Card(msgspec.Struct, kw_only=True, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,10 +17,12 @@ from rich.progress import Progress as ProgressBars
 from rich.table import Table
 
 from routers.artifact import check_target, load_router, read_card, save_router
+from routers.base import Router, RouterError
 from routers.calibrate import Goal
 from routers.calibrate import calibrate as calibrate_router
 from routers.card import Card
 from routers.data import read_prompts, read_rows
+from routers.distil import OpenTeacher, distilled_rows
 from routers.extras import MissingExtraError
 from routers.figure import write_figure
 from routers.progress import Progress
@@ -45,6 +47,7 @@ Examples:
   coe train a.jsonl b.jsonl.gz --out my-router --type knn --max-rows-per-source 1500
   coe train prompts.jsonl --out my-router --out-of-scope chatter.jsonl --figure report.png
   coe train prompts.jsonl --out my-router --type finetuned --encoder BAAI/bge-small-en-v1.5
+  coe train unlabelled.jsonl --out my-router --distil llm=general
 
 {_DATA_FORMAT}
 """
@@ -111,12 +114,20 @@ def _goal_options(command: _Command) -> _Command:
 @click.option("--encoder", help="Folder or Hugging Face name; default: the encoder that ships.")
 @click.option("--max-tokens", type=click.IntRange(8, 512), help="Tokens read of one prompt.")
 @click.option("--foreign-category", help="Category of all prompts that are not in English.")
+@click.option(
+    "--distil",
+    metavar="TEACHER",
+    help="Label the prompts first: by a router artifact, or llm=EXPERT of experts.yaml.",
+)
 @click.option("--held-out", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True)
 @click.option("--max-rows-per-source", type=_COUNT, help="Cap per source and category.")
 @click.option("--max-rows-per-category", type=_COUNT, help="Cap per category.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @_goal_options
+@click.pass_obj
 def train(
+    open_teacher: OpenTeacher | None,
+    /,
     files: tuple[Path, ...],
     out: Path,
     type: str,
@@ -124,6 +135,7 @@ def train(
     encoder: str | None,
     max_tokens: int | None,
     foreign_category: str | None,
+    distil: str | None,
     held_out: float,
     max_rows_per_source: int | None,
     max_rows_per_category: int | None,
@@ -131,13 +143,17 @@ def train(
     **shared: Any,  # noqa: ANN401
 ) -> None:
     """Train a router on labelled prompts and write it as an artifact folder."""
-    plan = Plan(type, name, encoder, max_tokens, foreign_category)
     options = TrainOptions(
         seed, held_out, max_rows_per_source, max_rows_per_category, _goal(shared)
     )
     with wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
+        plan = Plan(type, name, encoder, max_tokens, foreign_category)
         check_target(out)
-        rows = read_rows(files)
+        if distil is None:
+            rows = read_rows(files)
+        else:
+            with _teacher(distil, open_teacher) as teacher:
+                rows = distilled_rows(teacher, read_prompts(files), progress)
         out_of_scope = _out_of_scope(shared)
         router = untrained_router(plan, seed, Path(scratch))
         training = train_router(router, rows, out_of_scope, options, progress)
@@ -186,8 +202,16 @@ def wrong_use() -> Iterator[None]:
     """Turn errors about input into a message and exit code 2."""
     try:
         yield
-    except (ValueError, MissingExtraError) as error:
+    except (ValueError, MissingExtraError, RouterError) as error:
         raise WrongUseError(str(error)) from error
+
+
+def _teacher(name: str, open_teacher: OpenTeacher | None) -> AbstractContextManager[Router]:
+    if Path(name).is_dir():
+        return nullcontext(load_router(Path(name)))
+    if open_teacher is None:
+        raise ValueError(f"--distil must be a router artifact folder here; got {name!r}")
+    return open_teacher(name)
 
 
 def _goal(shared: dict[str, Any]) -> Goal:

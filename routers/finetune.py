@@ -26,7 +26,7 @@ from routers.progress import Progress
 _BATCH = 48
 _BATCHES_PER_POOL = 50
 """Batches whose texts are sorted by length together, so that little is padded."""
-_ROWS_SEEN = 90_000
+_ROWS_SEEN = 60_000
 """Fewer rows than this are gone through several times, up to `_MAX_EPOCHS`."""
 _MAX_EPOCHS = 20
 _PATIENCE = 3

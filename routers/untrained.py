@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from routers.artifact import DEFAULT_FOLDER
 from routers.bag import BagRouter
+from routers.card import NAME_PATTERN
 from routers.cascade import CascadeRouter
 from routers.encoder import ENCODER_FILE, SentenceEncoder
 from routers.export import BASE_ENCODER, export_encoder, load_sentence_transformer
@@ -46,6 +48,10 @@ class Plan:
     encoder: str | None = None
     max_tokens: int | None = None
     foreign_category: str | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(NAME_PATTERN, self.name):
+            raise ValueError(f"a router's name must match {NAME_PATTERN}; got {self.name!r}")
 
 
 def untrained_router(plan: Plan, seed: int, scratch: Path) -> StoredRouter:

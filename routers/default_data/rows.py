@@ -11,7 +11,6 @@ from random import Random
 import msgspec
 
 from routers.data import Row, capped, normalised, without_duplicates
-from routers.default_data.written import written_rows
 
 FOREIGN_CATEGORY = "multilingual"
 
@@ -103,8 +102,8 @@ def default_rows(raw: Sequence[RawRow], tested: Iterable[str], seed: int) -> tup
     Returns
     -------
     rows : list of Row
-        Capped by source, multiple-choice options stripped from a part, translation requests and
-        the prompts written for this project added.
+        Capped by source, multiple-choice options stripped from a part, translation requests
+        added.
     n_leaks : int
         Rows removed for standing in a test set.
     """
@@ -117,8 +116,7 @@ def default_rows(raw: Sequence[RawRow], tested: Iterable[str], seed: int) -> tup
     leaked = {normalised(prompt) for prompt in tested}
     rows = [row for row in labelled if normalised(row.prompt) not in leaked]
     chosen = [_sometimes_without_options(row, rng) for row in _capped(rows, seed)]
-    added = [*_translation_requests(rows, rng), *written_rows(seed)]
-    return chosen + added, len(labelled) - len(rows)
+    return chosen + _translation_requests(rows, rng), len(labelled) - len(rows)
 
 
 def _capped(rows: Sequence[Row], seed: int) -> list[Row]:

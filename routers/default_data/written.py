@@ -42,9 +42,12 @@ def written_rows(seed: int) -> list[Row]:
     rng = Random(seed)  # noqa: S311 (no secret)
     rows = []
     for category, n_rows in grammar.rows.items():
+        patterns = [pattern for pattern in grammar.patterns if pattern.category == category]
+        shares = [pattern.share for pattern in patterns]
         prompts: dict[str, str] = {}
         for _ in range(_TRIES_PER_ROW * n_rows):
-            prompt = _write(grammar, category, rng)
+            (pattern,) = rng.choices(patterns, shares)
+            prompt = _write(pattern, grammar.lists, rng)
             prompts.setdefault(normalised(prompt), prompt)
             if len(prompts) == n_rows:
                 break
@@ -53,19 +56,16 @@ def written_rows(seed: int) -> list[Row]:
     return rows
 
 
-def _write(grammar: _Grammar, category: str, rng: Random) -> str:
-    patterns = [pattern for pattern in grammar.patterns if pattern.category == category]
-    (pattern,) = rng.choices(patterns, [pattern.share for pattern in patterns])
+def _write(pattern: _Pattern, lists: dict[str, list[str]], rng: Random) -> str:
     templates = pattern.templates
-    template = rng.choice(grammar.lists[templates] if isinstance(templates, str) else templates)
-    values = {name: _value(grammar, slot, rng) for name, slot in pattern.slots.items()}
+    template = rng.choice(lists[templates] if isinstance(templates, str) else templates)
+    values = {
+        name: rng.choice(lists[slot]) if isinstance(slot, str) else str(rng.randint(*slot))
+        for name, slot in pattern.slots.items()
+    }
     # Twice: what fills a slot, a piece of code for example, may have slots too.
     prompt = _fill(_fill(template, values), values)
     return prompt[:1].upper() + prompt[1:] if rng.random() < 0.5 else prompt
-
-
-def _value(grammar: _Grammar, slot: str | Bounds, rng: Random) -> str:
-    return rng.choice(grammar.lists[slot]) if isinstance(slot, str) else str(rng.randint(*slot))
 
 
 def _fill(template: str, values: dict[str, str]) -> str:

@@ -126,6 +126,13 @@ def test_a_folder_with_something_else_is_refused(data: Path) -> None:
     assert "it holds something else" in result.stderr
 
 
+def test_a_name_that_cannot_be_a_key_is_refused(data: Path, tmp_path: Path) -> None:
+    result = run("train", data, "--out", tmp_path / "r", "--type", "bag", "--name", "No Spaces")
+    assert result.exit_code == 2
+    assert "got 'No Spaces'" in result.stderr
+    assert not (tmp_path / "r").exists()
+
+
 def test_the_encoder_of_another_artifact_can_be_used(data: Path, tmp_path: Path) -> None:
     small = write_lines(tmp_path / "small.jsonl", toy_rows()[::4])
     run("train", small, "--out", tmp_path / "one", "--max-tokens", 16)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from eval.router_table import main
+from routers.artifact import save_router
+from routers.bag import BagRouter
+from tests.prompts import toy_rows, write_lines
+
+
+def run(folder: Path, *more: object) -> Result:
+    rows = toy_rows()
+    router = BagRouter("toy").fit([row.prompt for row in rows], [row.category for row in rows])
+    save_router(router, folder / "toy", {})
+    data = write_lines(folder / "exam.jsonl", rows)
+    arguments = [folder / "toy", "--data", data, *more]
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_the_table_is_printed(tmp_path: Path) -> None:
+    header, rule, row = run(tmp_path).stdout.splitlines()
+    assert header == "| router | 10^6 parameters | exam | ms at 20 / 100 / 500 tokens |"
+    assert header.count("|") == rule.count("|") == row.count("|")
+    assert row.startswith("| toy (bag) | 0.2 | 1.000 (1.000 to 1.000) / 1.000 / ")
+
+
+def test_the_table_is_written_between_the_marks(tmp_path: Path) -> None:
+    note = tmp_path / "note.md"
+    start, end = "<!-- table: python -m eval.router_table -->", "<!-- end of table -->"
+    note.write_text(f"before\n{start}\nold\n{end}\nafter\n")
+    assert run(tmp_path, "--write", note).exit_code == 0
+    text = note.read_text()
+    assert text.startswith(f"before\n{start}\n| router |")
+    assert text.endswith(f"|\n{end}\nafter\n")
+    assert "old" not in text
+
+
+def test_a_note_without_marks_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "note.md").write_text("nothing")
+    result = run(tmp_path, "--write", tmp_path / "note.md")
+    assert result.exit_code == 2
+    assert "note.md must hold <!-- table" in result.stderr
