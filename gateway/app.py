@@ -24,7 +24,9 @@ from gateway.accounting import RedisLedger
 from gateway.api import admin, health, openai, route
 from gateway.backends.ask import ExpertAsk
 from gateway.backends.openai_http import OpenAIBackend, check_keys
-from gateway.cache.choices import RedisChoiceCache, connect
+from gateway.cache.choices import RedisChoiceCache
+from gateway.cache.link import Link, connect
+from gateway.cache.sessions import RedisSessions
 from gateway.composition import compose
 from gateway.dispatch import Dispatcher
 from gateway.errors import ConfigError, GatewayError, InvalidRequestError
@@ -107,17 +109,18 @@ def _services(
         settings.redis_timeout_ms,
     )
     backend = OpenAIBackend(sockets, environ)
-    cache = RedisChoiceCache(redis, settings.choice_ttl_s, metrics)
+    link = Link(redis, metrics)
+    cache = RedisChoiceCache(link, settings.choice_ttl_s)
     ledger = RedisLedger(redis, uuid4().hex, metrics)
     executor = ThreadPoolExecutor(os.cpu_count() or 1, "classify")
-    planner = Planner(composition, cache, executor, metrics)
+    planner = Planner(composition, cache, RedisSessions(link), executor, metrics)
     services = Services(
         settings=settings,
         composition=composition,
         planner=planner,
         pipeline=Pipeline(planner, Dispatcher(backend, registry, metrics), ledger),
         backend=backend,
-        cache=cache,
+        cache=link,
         ledger=ledger,
         metrics=metrics,
         children=_children_of(run_dir),

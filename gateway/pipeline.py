@@ -12,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.accounting import Ledger, Record
+from gateway.cache.sessions import session_key
 from gateway.composition import label
 from gateway.dispatch import Dispatcher, Opened
 from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError
@@ -39,12 +40,18 @@ class Call:
         Who asks; choices are never shared between tenants.
     timeout_s : float or None
         How long the client will wait for the whole answer, in seconds; None: as long as it takes.
+    session : str or None
+        What the client calls the conversation; None: it is known by its beginning.
+    sticky : bool
+        Whether a conversation may keep its expert.
     """
 
     body: bytes
     tenant: str
     request_id: str
-    timeout_s: float | None
+    timeout_s: float | None = None
+    session: str | None = None
+    sticky: bool = True
 
 
 class Sink(Protocol):
@@ -91,11 +98,18 @@ class Pipeline:
             async with time_limit(call.timeout_s):
                 request = parse_chat_request(call.body)
                 record.model, record.stream = request.model, request.stream
+                session = session_key(call.tenant, call.session, request.fields, request.messages)
                 plan = await self._planner.plan(
-                    request.model, request.messages, request.needs, call.tenant
+                    request.model,
+                    request.messages,
+                    request.needs,
+                    call.tenant,
+                    session if call.sticky and goes_on(request, call) else None,
                 )
                 note_plan(record, plan)
                 opened = await self._dispatch(request, plan.experts, record)
+                if plan.decision is not None and call.sticky:
+                    self._planner.remember(session, opened.expert, plan.decision)
                 await self._relay(request, plan, opened, record, sink)
         except asyncio.CancelledError:
             record.outcome = "client_left"
@@ -238,6 +252,11 @@ async def time_limit(timeout_s: float | None) -> AsyncIterator[None]:
         raise ExpertTimeoutError(
             f"No answer within the {timeout_s:g} s that the request allows."
         ) from error
+
+
+def goes_on(request: ChatRequest, call: Call) -> bool:
+    """Whether a request goes on with a conversation instead of beginning one."""
+    return call.session is not None or any(m["role"] == "assistant" for m in request.messages)
 
 
 def note_expert(record: Record, expert: Expert) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gateway.cache.choices import ChoiceCache, choice_key
+from gateway.cache.sessions import Session, Sessions
 from gateway.composition import Composition
 from gateway.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from gateway.experts import Expert, ExpertRegistry
@@ -20,6 +21,12 @@ from routers.text import RequestText, read_request
 
 MOST_CHARS_PER_TOKEN = 16
 """Only what is certain not to fit is refused here: no tokenizer in use does better than this."""
+
+SWITCH_MARGIN = 0.5
+"""By how much more probable than the category before a new one must be to change the expert."""
+
+LEAST_TOPIC_CHARS = 20
+"""A shorter text changes no topic."""
 
 Cache = Literal["hit", "miss", "off"]
 
@@ -44,6 +51,8 @@ class Plan:
         Whether the choice was found in the cache.
     router_active_params_b : float
         10^9 parameters spent on classifying: 0 for a cached choice or a pinned expert.
+    stuck : bool
+        Whether the conversation keeps an expert that the decision alone would not choose.
     """
 
     experts: tuple[Expert, ...]
@@ -52,12 +61,15 @@ class Plan:
     router: Router | None
     cache: Cache
     router_active_params_b: float
+    stuck: bool = False
 
     @property
     def reason(self) -> str:
         """Why the first expert was chosen, as in ``x-coe-reason``."""
         if self.decision is None:
             return "pinned"
+        if self.stuck:
+            return "sticky"
         if self.cache == "hit" and self.decision.reason == "routed":
             return "cached_choice"
         return self.decision.reason
@@ -72,6 +84,8 @@ class Planner:
         The experts, the router and the mapping.
     cache : ChoiceCache or None
         None plans without a cache.
+    sessions : Sessions or None
+        Where conversations are remembered; None forgets them.
     executor : Executor
         Where texts are classified, so that the event loop goes on.
     metrics : Metrics
@@ -82,11 +96,13 @@ class Planner:
         self,
         composition: Composition,
         cache: ChoiceCache | None,
+        sessions: Sessions | None,
         executor: Executor,
         metrics: Metrics,
     ) -> None:
         self.composition = composition
         self._cache = cache
+        self._sessions = sessions
         self._executor = executor
         self._metrics = metrics
 
@@ -96,8 +112,14 @@ class Planner:
         messages: Sequence[Mapping[str, Any]],
         needs: Collection[str],
         tenant: str,
+        session: bytes | None = None,
     ) -> Plan:
         """Return where a request goes.
+
+        Parameters
+        ----------
+        session : bytes or None
+            Key of the conversation that it goes on with; None when it begins one.
 
         Raises
         ------
@@ -120,9 +142,33 @@ class Planner:
         router, probabilities, cache = await self._choose(reading.text, tenant)
         decision = self.composition.decide(router, probabilities)
         ranked = self.composition.mapping.rank(decision, candidates, routes[model])
-        experts = tuple(registry[name] for name in ranked)
+        kept = await self._kept(session, reading.text, decision, router, candidates)
+        experts = tuple(registry[name] for name in dict.fromkeys((*kept, *ranked)))
         spent = 0.0 if cache == "hit" else router.active_params_b
-        return Plan(experts, decision, reading, router, cache, spent)
+        stuck = experts[0].name != ranked[0]
+        return Plan(experts, decision, reading, router, cache, spent, stuck)
+
+    async def _kept(
+        self,
+        key: bytes | None,
+        text: str,
+        decision: Decision,
+        router: Router,
+        candidates: Collection[str],
+    ) -> tuple[str, ...]:
+        """Return the expert that a conversation keeps; nobody when it keeps none."""
+        if key is None or self._sessions is None:
+            return ()
+        session = await self._sessions.get(key)
+        if session is None or session.expert not in candidates:
+            return ()
+        switches = pays(decision, text, router.categories_, session.category)
+        return () if switches else (session.expert,)
+
+    def remember(self, key: bytes, expert: Expert, decision: Decision) -> None:
+        """Note which expert a conversation is with."""
+        if self._sessions is not None:
+            self._sessions.set(key, Session(expert.name, decision.category))
 
     async def _choose(self, text: str, tenant: str) -> tuple[Router, FloatArray, Cache]:
         """Return the first router that answers, and its row for a text."""
@@ -158,6 +204,24 @@ class Planner:
         self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
         row: FloatArray = rows[0]
         return row
+
+
+def pays(decision: Decision, text: str, categories: Sequence[str], before: str) -> bool:
+    """Whether a conversation should follow a new decision: a clear change of topic.
+
+    Parameters
+    ----------
+    text : str
+        What was classified: too short a text, like "commit it", changes no topic.
+    before : str
+        The category that led to its expert.
+    """
+    if decision.reason == "low_confidence" or decision.category == before:
+        return False
+    if len(text) < LEAST_TOPIC_CHARS:
+        return False
+    held = decision.probabilities[categories.index(before)] if before in categories else 0.0
+    return bool(decision.confidence - held >= SWITCH_MARGIN)
 
 
 def able(

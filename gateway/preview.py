@@ -25,7 +25,7 @@ async def preview(config: Path, prompt: str) -> dict[str, Any]:
     composition = compose(ExpertRegistry.load(config))
     messages = [{"role": "user", "content": prompt}]
     with ThreadPoolExecutor(1) as executor:
-        planner = Planner(composition, None, executor, Metrics(CollectorRegistry()))
+        planner = Planner(composition, None, None, executor, Metrics(CollectorRegistry()))
         plan = await planner.plan(AUTO, messages, (), DEFAULT_TENANT)
     return describe(plan)
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from gateway.accounting import Ledger
 from gateway.backends.openai_http import OpenAIBackend
-from gateway.cache.choices import ChoiceCache
+from gateway.cache.link import Link
 from gateway.composition import Composition
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
@@ -35,7 +35,7 @@ class Services:
     planner: Planner
     pipeline: Pipeline
     backend: OpenAIBackend
-    cache: ChoiceCache
+    cache: Link
     ledger: Ledger
     metrics: Metrics
     children: Callable[[], Mapping[str, str]]

@@ -26,7 +26,15 @@ async def chat_completions(request: Request) -> Response:
     services = services_of(request)
     tenant = authenticate(request, services.settings)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
-    call = Call(body, tenant, request.state.request_id, read_timeout_s(request.headers))
+    headers = request.headers
+    call = Call(
+        body,
+        tenant,
+        request.state.request_id,
+        timeout_s=read_timeout_s(headers),
+        session=headers.get("x-session-id"),
+        sticky=headers.get("x-coe-sticky", "on").lower() != "off",
+    )
     return Exchange(services.pipeline, call)
 
 

@@ -7,63 +7,23 @@ go on without it, the failure is counted, and it is tried again after `RETRY_AFT
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Protocol, cast
 from urllib.parse import quote
 
 import numpy as np
 from cachetools import LRUCache
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
-from gateway.errors import CacheError, ConfigError
-from gateway.metrics import Metrics
+from gateway.cache.link import Link
+from gateway.errors import CacheError
 from routers.base import FloatArray, Router
 
 PREFIX = "coe:1:choice"
 """Start of every key; the number changes with the format of the values."""
-RETRY_AFTER_S = 0.5
-"""After a failure the cache is left alone for this long, in seconds."""
 LOCAL_CHOICES = 4096
 """Choices kept in process, in front of Redis."""
 
 _log = logging.getLogger(__name__)
-
-
-def connect(url: str, timeout_ms: int) -> Redis:
-    """Return a Redis client that fails fast instead of waiting or retrying.
-
-    Parameters
-    ----------
-    url : str
-        ``redis://``, ``rediss://`` or ``unix://``.
-    timeout_ms : int
-        Longest wait for a connection or an answer, in milliseconds.
-
-    Raises
-    ------
-    ConfigError
-        When `url` is no such URL; it is not repeated, since it may hold a password.
-    """
-    timeout_s = timeout_ms / 1000
-    try:
-        client: Redis = Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError as error:
-        raise ConfigError(
-            "REDIS_URL must look like redis://host:6379/0, rediss://host:6379/0 or "
-            "unix:///path/to/socket. Correct it, or unset it to use the embedded cache"
-        ) from error
-    return client
 
 
 def choice_key(tenant: str, router: Router, text: str) -> bytes:
@@ -87,44 +47,31 @@ class ChoiceCache(Protocol):
         """Keep the probabilities; does nothing when the cache cannot be reached."""
         ...
 
-    async def ping(self) -> None:
-        """Raise `CacheError` when the cache cannot be reached."""
-        ...
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        ...
-
 
 class RedisChoiceCache:
     """A `ChoiceCache` in Redis with a small one of this process in front.
 
     Parameters
     ----------
-    redis : Redis
-        From `connect`; closed by `aclose`.
+    link : Link
+        To Redis.
     ttl_s : int
         How long a choice is kept, in seconds.
-    metrics : Metrics
-        Where failures are counted.
     """
 
-    def __init__(self, redis: Redis, ttl_s: int, metrics: Metrics) -> None:
-        self._redis = redis
+    def __init__(self, link: Link, ttl_s: int) -> None:
+        self._link = link
         self._ttl_s = ttl_s
-        self._metrics = metrics
         self._local: LRUCache[bytes, FloatArray] = LRUCache(LOCAL_CHOICES)
-        self._rest_until_s = 0.0
-        self._failing = False
 
     async def get(self, key: bytes, n_categories: int) -> FloatArray | None:
         """See `ChoiceCache.get`."""
         row = self._local.get(key)
-        if row is not None or self._resting:
+        if row is not None:
             return row
         try:
-            with self._guard("get"):
-                row = decode_row(cast(bytes | None, await self._redis.get(key)), n_categories)
+            with self._link.guarded("get") as redis:
+                row = decode_row(cast(bytes | None, await redis.get(key)), n_categories)
         except CacheError:
             return None
         if row is not None:
@@ -134,44 +81,11 @@ class RedisChoiceCache:
     async def set(self, key: bytes, probabilities: FloatArray) -> None:
         """See `ChoiceCache.set`."""
         self._local[key] = probabilities
-        if self._resting:
-            return
         try:
-            with self._guard("set"):
-                await self._redis.set(key, encode_row(probabilities), ex=self._ttl_s)
+            with self._link.guarded("set") as redis:
+                await redis.set(key, encode_row(probabilities), ex=self._ttl_s)
         except CacheError:
             return
-
-    async def ping(self) -> None:
-        """See `ChoiceCache.ping`."""
-        with self._guard("ping"):
-            await self._redis.ping()
-
-    async def aclose(self) -> None:
-        """See `ChoiceCache.aclose`."""
-        await self._redis.aclose()
-
-    @property
-    def _resting(self) -> bool:
-        return time.monotonic() < self._rest_until_s
-
-    @contextmanager
-    def _guard(self, operation: str) -> Iterator[None]:
-        try:
-            yield
-        except (RedisError, OSError, TimeoutError, ValueError) as error:
-            self._metrics.cache_errors.labels(operation).inc()
-            self._rest_until_s = time.monotonic() + RETRY_AFTER_S
-            if not self._failing:
-                _log.warning(
-                    "cache failed, going on without",
-                    extra={"fields": {"error": type(error).__name__}},
-                )
-            self._failing = True
-            raise CacheError(f"cache {operation}: {type(error).__name__}") from error
-        if self._failing:
-            _log.warning("cache is back")
-        self._failing = False
 
 
 def encode_row(probabilities: FloatArray) -> bytes:

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 
 from gateway.cache.choices import (
     PREFIX,
-    RETRY_AFTER_S,
     choice_key,
-    connect,
     decode_row,
     encode_row,
 )
+from gateway.cache.link import RETRY_AFTER_S, connect
 from gateway.errors import ConfigError
 from routers.artifact import load_router
 from routers.base import Router

@@ -1,0 +1,112 @@
+"""The link to Redis that the request path uses: it fails fast, then is left alone for a while."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from gateway.errors import CacheError, ConfigError
+from gateway.metrics import Metrics
+
+RETRY_AFTER_S = 0.5
+"""After a failure the link is left alone for this long, in seconds."""
+
+_log = logging.getLogger(__name__)
+
+
+def connect(url: str, timeout_ms: int) -> Redis:
+    """Return a Redis client that fails fast instead of waiting or retrying.
+
+    Parameters
+    ----------
+    url : str
+        ``redis://``, ``rediss://`` or ``unix://``.
+    timeout_ms : int
+        Longest wait for a connection or an answer, in milliseconds.
+
+    Raises
+    ------
+    ConfigError
+        When `url` is no such URL; it is not repeated, since it may hold a password.
+    """
+    timeout_s = timeout_ms / 1000
+    try:
+        client: Redis = Redis.from_url(
+            url,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError as error:
+        raise ConfigError(
+            "REDIS_URL must look like redis://host:6379/0, rediss://host:6379/0 or "
+            "unix:///path/to/socket. Correct it, or unset it to use the embedded cache"
+        ) from error
+    return client
+
+
+class Link:
+    """Guards every use of Redis on the request path.
+
+    When Redis is gone, slow, full or holds garbage, requests go on without it, the failure is
+    counted, and it is tried again after `RETRY_AFTER_S`: a failure costs one timeout, not one for
+    each request.
+
+    Parameters
+    ----------
+    redis : Redis
+        From `connect`; closed by `aclose`.
+    metrics : Metrics
+        Where failures are counted.
+    """
+
+    def __init__(self, redis: Redis, metrics: Metrics) -> None:
+        self._redis = redis
+        self._metrics = metrics
+        self._rest_until_s = 0.0
+        self._failing = False
+
+    @contextmanager
+    def guarded(self, operation: str) -> Iterator[Redis]:
+        """Lend the client for one operation, with reading what it returned.
+
+        Raises
+        ------
+        CacheError
+            When the operation failed, or was not tried because the last one has just failed.
+        """
+        if time.monotonic() < self._rest_until_s:
+            raise CacheError(f"cache {operation}: left alone after a failure")
+        try:
+            yield self._redis
+        except (RedisError, OSError, TimeoutError, ValueError) as error:
+            self._note_failure(operation, error)
+            raise CacheError(f"cache {operation}: {type(error).__name__}") from error
+        if self._failing:
+            _log.warning("cache is back")
+        self._failing = False
+
+    async def ping(self) -> None:
+        """Raise `CacheError` when Redis does not answer; asks it at once, after a failure too."""
+        self._rest_until_s = 0.0
+        with self.guarded("ping") as redis:
+            await redis.ping()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    def _note_failure(self, operation: str, error: Exception) -> None:
+        self._metrics.cache_errors.labels(operation).inc()
+        self._rest_until_s = time.monotonic() + RETRY_AFTER_S
+        if not self._failing:
+            fields = {"error": type(error).__name__}
+            _log.warning("cache failed, going on without", extra={"fields": fields})
+        self._failing = True

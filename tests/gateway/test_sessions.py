@@ -1,0 +1,107 @@
+"""Conversations keep their expert while a switch would not pay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.cache.sessions import session_key
+from gateway.planner import SWITCH_MARGIN, pays
+from routers.base import decide
+from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
+
+CODE = "Write a Python function that reverses a linked list"
+COOKING = "How do I bake a chocolate cake?"
+ILLNESS = "I have had a fever, a cough and chest pain for three days. Which illness could it be?"
+CATEGORIES = ("coding", "general", "medical")
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    upstream: UpstreamServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    folder = tmp_path_factory.mktemp("sessions")
+    names = ("general", "coding", "medical", "flaky")
+    experts = [{"name": name, "model": "ok", "base_url": upstream.base_url} for name in names]
+    mapping = {"coding": ["coding"], "medical": ["medical"]}
+    config = write_experts(folder / "experts.yaml", experts, mapping)
+    with run_gateway(config, folder, "--workers", "2") as running:
+        yield running
+
+
+def say(gateway: Gateway, *turns: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        messages += [{"role": "user", "content": turn}, {"role": "assistant", "content": "Done."}]
+    body = {"model": "auto", "messages": messages[:-1]}
+    return gateway.post("/v1/chat/completions", json=body, headers=headers)
+
+
+def expert_of(answer: httpx.Response) -> tuple[str, str]:
+    return answer.headers["x-coe-expert"], answer.headers["x-coe-reason"]
+
+
+def test_a_vague_follow_up_stays_on_any_worker(gateway: Gateway) -> None:
+    turns = [CODE]
+    assert expert_of(say(gateway, *turns))[0] == "coding"
+    for follow_up in ("ok, go on with that please", "thanks a lot, that looks good to me"):
+        turns.append(follow_up)
+        assert expert_of(say(gateway, *turns))[0] == "coding"
+
+
+def test_a_clear_change_of_topic_switches(gateway: Gateway) -> None:
+    assert expert_of(say(gateway, CODE, "thanks", ILLNESS))[0] == "medical"
+
+
+def test_a_conversation_can_be_named(gateway: Gateway) -> None:
+    mine = {"x-session-id": "mine"}
+    assert expert_of(say(gateway, ILLNESS, headers=mine))[0] == "medical"
+    assert expert_of(say(gateway, "hmm", headers=mine)) == ("medical", "sticky")
+    assert expert_of(say(gateway, "hmm", headers={"x-session-id": "another"}))[0] == "general"
+    off = {**mine, "x-coe-sticky": "off"}
+    assert expert_of(say(gateway, "hmm", headers=off))[0] == "general"
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "before", "switches"),
+    [
+        ([0.0, 0.0, 1.0], "coding", True),
+        ([0.2, 0.05, 0.75], "coding", True),
+        ([0.3, 0.1, 0.6], "coding", False),
+        ([1.0, 0.0, 0.0], "coding", False),
+        ([0.0, 0.1, 0.9], "gone", True),
+        ([0.1, 0.45, 0.45], "coding", False),
+    ],
+)
+def test_a_switch_pays_by_a_margin(probabilities: list[float], before: str, switches: bool) -> None:
+    decision = decide(np.array(probabilities), CATEGORIES, 0.5)
+    assert pays(decision, ILLNESS, CATEGORIES, before) is switches
+    assert not pays(decision, "commit it", CATEGORIES, before)
+    assert 0 < SWITCH_MARGIN < 1
+
+
+texts = st.text(max_size=20)
+
+
+@given(texts, texts, texts, texts)
+def test_tenants_and_names_never_share_a_conversation(a: str, b: str, c: str, d: str) -> None:
+    messages = [{"role": "user", "content": "hello"}]
+    one, other = (session_key(t.encode().hex(), n, {}, messages) for t, n in ((a, b), (c, d)))
+    assert (one == other) is ((a, b) == (c, d))
+
+
+def test_a_conversation_is_known_by_its_beginning() -> None:
+    first = {"role": "user", "content": "hello"}
+    later = [first, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
+    system = {"role": "system", "content": "z"}
+    assert session_key("t", None, {}, [first]) == session_key("t", None, {}, later)
+    assert session_key("t", None, {}, [first]) != session_key("t", None, {}, [system, first])
+    assert session_key("t", None, {}, [first]) != session_key("t", None, {"user": b'"u"'}, [first])
+    key = {"prompt_cache_key": b'"k"'}
+    assert session_key("t", None, key, [first]) == session_key("t", None, key, [system])
