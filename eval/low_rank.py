@@ -13,7 +13,8 @@ _DECAYS = (0.9, 0.999)
 _MOST_STEPS = 400
 _CHECK_EVERY = 10
 _HELD_SHARE = 0.2
-_WEIGHT_DECAY = 1e-4
+_START = 0.1
+"""Experts start almost alike; unequal starts take longer to forget than the data can teach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class LowRankModel:
         self.shape = shape
         self.parameters: dict[str, FloatArray] = {
             "asks": rng.standard_normal((n_dims, shape.rank)) / np.sqrt(n_dims),
-            "can": rng.standard_normal((shape.rank, len(level))) / np.sqrt(shape.rank),
+            "can": _START * rng.standard_normal((shape.rank, len(level))) / np.sqrt(shape.rank),
             "level": level,
             "difficulty": np.zeros((n_dims, 1)),
         }
@@ -98,12 +99,11 @@ def fit_low_rank(
             slope = first[name] / (1 - _DECAYS[0] ** step)
             spread = np.sqrt(second[name] / (1 - _DECAYS[1] ** step)) + 1e-8
             value = model.parameters[name]
-            model.parameters[name] = value - _RATE * (slope / spread + _WEIGHT_DECAY * value)
+            model.parameters[name] = value - _RATE * slope / spread
         if step % _CHECK_EVERY == 0:
             loss = _cross_entropy(model.expected(scaled[held]), scores[held])
             if loss < best_loss:
                 best, best_loss = dict(model.parameters), loss
-    model.parameters = best
     model.parameters = {**best, **_unscaled(best, n_dims)}
     return model
 

@@ -16,6 +16,8 @@ _COMMANDS = {
     "route": "gateway.commands:route",
     "experts": "gateway.commands:experts",
     "train": "routers.cli:train",
+    "map": "gateway.mapping_commands:map_command",
+    "eval": "eval.cli:eval_group",
 }
 
 

@@ -23,8 +23,8 @@ class Estimate:
     experts : tuple of str, length n_experts
     expected_score : ndarray of float64, shape (n_categories, n_experts)
     std_error : ndarray of float64, shape (n_categories, n_experts)
-    share : ndarray of float64, shape (n_categories,)
-        Of the prompts; sums to 1.
+    n_prompts : ndarray of float64, shape (n_categories,)
+        That the estimates of a category rest on; not whole where a prompt belongs to several.
     prior_prompts : float
         How many prompts the prior weighs as much as; infinity when categories do not matter.
     """
@@ -33,8 +33,13 @@ class Estimate:
     experts: tuple[str, ...]
     expected_score: FloatArray
     std_error: FloatArray
-    share: FloatArray
+    n_prompts: FloatArray
     prior_prompts: float
+
+    @property
+    def share(self) -> FloatArray:
+        """Share of the prompts in each category, shape (n_categories,)."""
+        return np.asarray(self.n_prompts / max(self.n_prompts.sum(), _NO_PROMPTS))
 
 
 def one_hot(labels: Sequence[str | None], categories: Sequence[str]) -> FloatArray:
@@ -95,9 +100,10 @@ def estimate(
     expected = np.clip(pull * prior + (1.0 - pull) * means, 0.0, 1.0)
     backing = np.minimum(counts + prior_prompts, counts.sum(axis=0))
     std_error = np.sqrt(np.maximum(expected * (1.0 - expected), 1e-4) / np.maximum(backing, 1.0))
-    mass = members.sum(axis=0)
-    share = mass / max(mass.sum(), _NO_PROMPTS)
-    return Estimate(tuple(categories), tuple(experts), expected, std_error, share, prior_prompts)
+    n_prompts = members.sum(axis=0)
+    return Estimate(
+        tuple(categories), tuple(experts), expected, std_error, n_prompts, prior_prompts
+    )
 
 
 def _prior_prompts(

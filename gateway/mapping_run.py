@@ -1,0 +1,171 @@
+"""From files to a solved mapping, and from it into the registry."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+from gateway.config import parse_experts_file
+from gateway.errors import ConfigError
+from gateway.experts import ExpertRegistry
+from gateway.schema import MappingTable
+from routers.artifact import load_router
+from routers.base import FloatArray
+from routers.data import DataError
+from routers.estimate import estimate, one_hot
+from routers.mapmaker import SolvedMap, solve_map
+from routers.mapping import ScoredMapping
+from routers.progress import Progress
+from routers.scores import Pool, ScoreTable, read_scores, read_sizes
+from routers.solve import Limits
+
+_TABLE_FILE = "mapping.json"
+_BATCH = 64
+_YAML_WIDTH = 100
+
+
+def run_map(
+    files: Sequence[Path],
+    prices: Mapping[str, float],
+    limits: Limits,
+    progress: Progress,
+    config: Path,
+    sizes: Path | None,
+    weights: Path | None,
+    write: bool,
+) -> SolvedMap:
+    """Read scores and sizes and solve; see ``coe map``.
+
+    Raises
+    ------
+    ValueError, ConfigError
+        A file or an option is wrong; the message says which.
+    """
+    table = read_scores(files)
+    if sizes is not None:
+        if write:
+            raise ValueError("--write needs --config, not --sizes: it changes the registry")
+        scored, pool = _scored(table, read_sizes(sizes), str(sizes))
+        categories = tuple(sorted({name for name in table.categories if name is not None}))
+        members = one_hot(scored.categories, categories)
+        required: tuple[str, ...] = ()
+    else:
+        registry = ExpertRegistry.load(config)
+        required = (registry.general.name,)
+        scored, pool = _scored(table, _pool_of(registry), config.name, required)
+        categories, members = _members(scored, registry, progress)
+    if members.sum() == 0:
+        raise DataError("no prompt of the score table has a category. Add them, or use --config")
+    found = estimate(scored.scores, members, categories, pool.names)
+    share = found.share if weights is None else _share(weights, categories)
+    solved = solve_map(found, share, pool, prices, limits, required)
+    if write:
+        write_mapping(registry, solved.mapping)
+    return solved
+
+
+def _pool_of(registry: ExpertRegistry) -> Pool:
+    return Pool.of(
+        {
+            expert.name: (expert.total_params_b, expert.active_params_b, expert.weights)
+            for expert in registry.values()
+            if expert.total_params_b is not None and expert.active_params_b is not None
+        }
+    )
+
+
+def _scored(
+    table: ScoreTable, pool: Pool, source: str, required: Sequence[str] = ()
+) -> tuple[ScoreTable, Pool]:
+    """Return table and pool of the experts that have both scores and sizes."""
+    for name in required:
+        if name not in table.experts or name not in pool.names:
+            raise DataError(
+                f"the general expert {name!r} is always kept, so it must have scores, and sizes "
+                f"in {source}. Score it, or make another one general"
+            )
+    names = [name for name in pool.names if name in table.experts]
+    if not names:
+        raise DataError(
+            f"no expert has both scores and sizes: scores of {', '.join(table.experts)}; sizes in "
+            f"{source} of {', '.join(pool.names) or 'none'}. Call them alike"
+        )
+    return table.of_experts(names), pool.only(names)
+
+
+def _members(
+    table: ScoreTable, registry: ExpertRegistry, progress: Progress
+) -> tuple[tuple[str, ...], FloatArray]:
+    """Return the router's categories, and how much each prompt belongs to each.
+
+    The labels decide where all of them are categories of the router, its probabilities otherwise.
+    """
+    router = load_router(registry.router_path)
+    categories = router.categories_
+    if all(label in categories for label in table.categories):
+        return categories, one_hot(table.categories, categories)
+    rows = []
+    for start in range(0, len(table), _BATCH):
+        progress("routing", start, len(table))
+        rows.append(router.predict_proba(table.prompts[start : start + _BATCH]))
+    return categories, np.vstack(rows)
+
+
+def _share(path: Path, categories: Sequence[str]) -> FloatArray:
+    """Read how much each category weighs; one left out weighs nothing."""
+    try:
+        weights = json.loads(path.read_text(encoding="utf-8"))
+        unknown = [name for name in weights if name not in categories]
+        if unknown:
+            raise ValueError(f"unknown categories {', '.join(unknown)}")
+        share = np.array([float(weights.get(name, 0.0)) for name in categories])
+        if not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
+            raise ValueError("weights must be 0 or more, and not all 0")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} must be JSON {{category: number}} over {', '.join(categories)}; got {error}"
+        ) from error
+    return np.asarray(share / share.sum())
+
+
+def write_mapping(registry: ExpertRegistry, mapping: ScoredMapping) -> None:
+    """Put a mapping into a registry's file and a table beside it; comments stay.
+
+    Raises
+    ------
+    ConfigError
+        The changed registry would not be valid, or cannot be written; nothing is changed then.
+    """
+    path, written = registry.path, registry.file.mapping
+    name = written.table if isinstance(written, MappingTable) else _TABLE_FILE
+    yaml = YAML(typ="rt")
+    yaml.preserve_quotes = True
+    yaml.width = _YAML_WIDTH
+    tree = yaml.load(path.read_text(encoding="utf-8"))
+    entry = CommentedMap(table=name, presets=CommentedMap(mapping.prices))
+    _keep_comment(tree, entry)
+    tree["mapping"] = entry
+    text = StringIO()
+    yaml.dump(tree, text)
+    parse_experts_file(text.getvalue(), path.name)
+    scratch = path.with_name(f".{path.name}.new")
+    try:
+        mapping.save(path.parent / name)
+        scratch.write_text(text.getvalue(), encoding="utf-8")
+        scratch.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}") from error
+
+
+def _keep_comment(tree: CommentedMap, entry: CommentedMap) -> None:
+    """Keep a comment that stands behind the old mapping, at the end of the file or before a key."""
+    old = tree["mapping"]
+    last = list(old)[-1] if isinstance(old, CommentedMap) and old else None
+    if last is not None and last in old.ca.items:
+        entry["presets"].ca.items[list(entry["presets"])[-1]] = old.ca.items[last]

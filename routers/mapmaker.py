@@ -1,0 +1,182 @@
+"""From estimated scores to a mapping: solve, and say plainly what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from routers.arrays import BoolArray, IntArray
+from routers.base import FloatArray
+from routers.estimate import Estimate
+from routers.mapping import ScoredMapping
+from routers.scores import Pool
+from routers.solve import Limits, Solution, solve
+
+_NORMAL_95 = 1.96
+_NOTHING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What a preset may be expected to do with a router that makes no error.
+
+    Attributes
+    ----------
+    score : float
+        Averaged over the categories by their share.
+    score_ci95 : tuple of float
+        Interval of `score` for the sampling of the prompts.
+    active_params_b : float
+        10^9 active parameters, averaged likewise.
+    """
+
+    score: float
+    score_ci95: tuple[float, float]
+    active_params_b: float
+
+
+@dataclass(frozen=True, slots=True)
+class SolvedMap:
+    """A mapping, and what is to be said of it.
+
+    Attributes
+    ----------
+    mapping : ScoredMapping
+        Of the experts that are kept.
+    objective : float
+        Expected score minus price x active parameters, averaged over presets.
+    resident_params_b : float
+        10^9 parameters of the distinct weights that are kept.
+    worth : Mapping of str to Worth
+        By preset.
+    warnings : tuple of str
+        What the operator should know.
+    """
+
+    mapping: ScoredMapping
+    objective: float
+    resident_params_b: float
+    worth: Mapping[str, Worth]
+    warnings: tuple[str, ...]
+
+
+def solve_map(
+    estimate: Estimate,
+    share: FloatArray,
+    pool: Pool,
+    prices: Mapping[str, float],
+    limits: Limits,
+    required: Collection[str] = (),
+) -> SolvedMap:
+    """Choose the experts to keep, for all presets together, and describe the result.
+
+    Parameters
+    ----------
+    estimate : Estimate
+    share : ndarray, shape (n_categories,)
+        Of the prompts to come in each category; sums to 1.
+    pool : Pool
+        The experts, in the order of the estimate.
+    prices : Mapping of str to float
+        Preset -> price in score per 10^9 active parameters.
+    limits : Limits
+    required : collection of str
+        Experts that are kept in any case.
+
+    Raises
+    ------
+    UnsolvableError
+        The limits leave no choice.
+    """
+    costs = np.array(list(prices.values()))[:, None] * pool.active_params_b
+    utility = estimate.expected_score - costs[:, None, :]
+    solution = solve(utility, share, pool, limits, required)
+    kept = np.flatnonzero(solution.kept)
+    mapping = ScoredMapping(
+        estimate.categories,
+        tuple(pool.names[i] for i in kept),
+        estimate.expected_score[:, kept],
+        pool.active_params_b[kept],
+        prices,
+    )
+    worth = {
+        preset: _worth(estimate, share, pool, choice)
+        for preset, choice in zip(prices, solution.choice, strict=True)
+    }
+    return SolvedMap(
+        mapping,
+        float(solution.objective.mean()),
+        pool.resident_params_b(solution.kept),
+        worth,
+        (
+            *_of_pool(estimate, share, pool),
+            *_idle(utility, pool, required),
+            *_thin(estimate),
+            *_next_expert(utility, share, pool, solution),
+        ),
+    )
+
+
+def _worth(estimate: Estimate, share: FloatArray, pool: Pool, choice: IntArray) -> Worth:
+    rows = np.arange(len(choice))
+    score = float(share @ estimate.expected_score[rows, choice])
+    error = float(np.linalg.norm(share * estimate.std_error[rows, choice]))
+    interval = (score - _NORMAL_95 * error, score + _NORMAL_95 * error)
+    return Worth(score, interval, float(share @ pool.active_params_b[choice]))
+
+
+def _of_pool(estimate: Estimate, share: FloatArray, pool: Pool) -> Sequence[str]:
+    """Say when one expert is best everywhere."""
+    best = np.unique(estimate.expected_score[share > 0].argmax(axis=1))
+    if len(best) > 1 or len(pool.names) == 1:
+        return ()
+    return (
+        f"{pool.names[best[0]]} is the best expert in every category: a mapping over this pool "
+        "can save parameters, but cannot score higher than it alone",
+    )
+
+
+def _idle(utility: FloatArray, pool: Pool, required: Collection[str]) -> Sequence[str]:
+    """Name the experts that no category of any preset would choose, were there no limits."""
+    chosen = set(utility.argmax(axis=2).ravel().tolist())
+    idle = [
+        name
+        for index, name in enumerate(pool.names)
+        if index not in chosen and name not in required
+    ]
+    return (f"earn nothing at these prices: {', '.join(idle)}",) if idle else ()
+
+
+def _thin(estimate: Estimate) -> Sequence[str]:
+    """Name the categories that no prompt speaks for."""
+    empty = [
+        name
+        for name, n_prompts in zip(estimate.categories, estimate.n_prompts, strict=True)
+        if n_prompts <= _NOTHING
+    ]
+    if not empty:
+        return ()
+    return (f"no scored prompt in {', '.join(empty)}: overall scores are used there",)
+
+
+def _next_expert(
+    utility: FloatArray, share: FloatArray, pool: Pool, solution: Solution
+) -> Sequence[str]:
+    """Say which expert the next parameters should buy: most gain for each resident 10^9."""
+    have = utility[:, :, solution.kept].max(axis=2)
+    resident = pool.resident_params_b(solution.kept)
+    gains: dict[str, tuple[float, float]] = {}
+    for index in np.flatnonzero(~solution.kept):
+        gain = float((np.maximum(utility[:, :, index] - have, 0.0) @ share).mean())
+        more: BoolArray = solution.kept.copy()
+        more[index] = True
+        if gain > _NOTHING:
+            gains[pool.names[index]] = (gain, pool.resident_params_b(more) - resident)
+    if not gains:
+        return ()
+    name, (gain, cost_b) = max(gains.items(), key=lambda item: item[1][0] / max(item[1][1], 0.01))
+    return (
+        f"the next parameters should buy {name}: {100 * gain:+.2f} points for {cost_b:g} B more",
+    )

@@ -1,0 +1,237 @@
+"""``coe map`` from files to a running gateway that routes by what it solved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway.cli import coe
+from gateway.config import load_experts_file
+from gateway.errors import ConfigError
+from gateway.experts import ExpertRegistry
+from gateway.schema import MappingTable
+from routers.artifact import read_card
+from tests.servers import REPO, UpstreamServer, run_gateway, write_experts
+
+SIZES = "model,total_params_b,active_params_b\nsmall,1,1\nbig,70,70\nmaths,7,7\n"
+RATES = {
+    "chat": {"small": 0.6, "big": 0.8, "maths": 0.1},
+    "math": {"small": 0.1, "big": 0.6, "maths": 0.9},
+}
+
+
+def score_lines(rates: dict[str, dict[str, float]], n_each: int = 40) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"{category}/{i}",
+            "prompt": f"{category} {i}",
+            "category": category,
+            "scores": {name: float(i < rate * n_each) for name, rate in experts.items()},
+        }
+        for category, experts in rates.items()
+        for i in range(n_each)
+    ]
+
+
+def write_scores(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    scores = write_scores(tmp_path / "scores.jsonl", score_lines(RATES))
+    (tmp_path / "sizes.csv").write_text(SIZES)
+    return str(scores), str(tmp_path / "sizes.csv")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(coe, ["map", *arguments])
+
+
+def solved(*arguments: str) -> dict[str, Any]:
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_without_limits_each_category_gets_its_best(files: tuple[str, str]) -> None:
+    found = solved(files[0], "--sizes", files[1])
+    assert found["presets"]["default"]["chat"][0] == "big"
+    assert found["presets"]["default"]["math"] == ["maths", "big"]
+    assert found["resident_params_b"] == 77
+    assert found["expected"]["default"]["active_params_b"] == pytest.approx(38.5)
+    low, high = found["expected"]["default"]["score_ci95"]
+    assert low < found["expected"]["default"]["score"] < high
+    assert found["objective"] == pytest.approx(found["expected"]["default"]["score"])
+    assert any("earn nothing at these prices: small" in text for text in found["warnings"])
+
+
+def test_a_budget_keeps_small_experts_and_names_the_next_to_buy(files: tuple[str, str]) -> None:
+    found = solved(files[0], "--sizes", files[1], "--total-params-b", "10")
+    assert found["kept"] == ["small", "maths"]
+    assert found["resident_params_b"] == 8
+    assert any("should buy big" in text and "70 B more" in text for text in found["warnings"])
+
+
+def test_presets_are_prices(files: tuple[str, str]) -> None:
+    found = solved(files[0], "--sizes", files[1], "--price", "0.001", "--preset", "tiny=0.2")
+    assert found["presets"]["tiny"]["math"][0] == "small"
+    assert found["expected"]["tiny"]["active_params_b"] == 1
+    assert found["presets"]["default"]["math"][0] == "maths"
+
+
+def test_a_dominated_pool_is_called_so(tmp_path: Path, files: tuple[str, str]) -> None:
+    rates = {name: {"small": 0.2, "big": 0.9} for name in RATES}
+    path = write_scores(tmp_path / "one.jsonl", score_lines(rates))
+    found = solved(str(path), "--sizes", files[1])
+    assert any("big is the best expert in every category" in text for text in found["warnings"])
+
+
+def test_the_traffic_to_expect_moves_the_budget(tmp_path: Path, files: tuple[str, str]) -> None:
+    weights = tmp_path / "weights.json"
+    weights.write_text('{"chat": 99, "math": 1}')
+    limited = (files[0], "--sizes", files[1], "--n-experts", "1", "--weights", str(weights))
+    assert solved(*limited)["kept"] == ["big"]
+    assert solved(*limited, "--active-params-b", "7")["kept"] == ["small"]
+
+
+def test_people_get_a_table(files: tuple[str, str]) -> None:
+    done = run(files[0], "--sizes", files[1], "--total-params-b", "10")
+    assert done.exit_code == 0
+    assert "kept: small, maths; 8 B resident" in done.stdout
+    assert "note: the next parameters should buy big" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--total-params-b", "0.5"), "no choice of experts keeps to the limits"),
+        (("--preset", "small"), "--preset must be NAME=PRICE"),
+        (("--preset", "small=-1"), "--preset must be NAME=PRICE"),
+        (("--write",), "--write needs --config"),
+        (("--weights", "none.json"), "must be JSON {category: number}"),
+    ],
+)
+def test_wrong_use_is_told(
+    files: tuple[str, str], arguments: tuple[str, ...], message: str
+) -> None:
+    done = run(files[0], "--sizes", files[1], *arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+def test_experts_called_otherwise_are_told(tmp_path: Path, files: tuple[str, str]) -> None:
+    (tmp_path / "other.csv").write_text("model,total_params_b,active_params_b\nx,1,1\n")
+    done = run(files[0], "--sizes", str(tmp_path / "other.csv"))
+    assert done.exit_code == 2
+    assert "no expert has both scores and sizes" in " ".join(done.output.split())
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """A copy of the shipped registry, whose experts are virtual and share their weights."""
+    path = tmp_path / "experts.yaml"
+    path.write_text((REPO / "experts.yaml").read_text())
+    return path
+
+
+def shipped_scores(folder: Path) -> Path:
+    categories = read_card(REPO / "routers/default").categories
+    rates = {
+        category: {name: 0.9 if name == category else 0.3 for name in categories}
+        for category in categories
+    }
+    return write_scores(folder / "scores.jsonl", score_lines(rates))
+
+
+def test_write_keeps_the_comments(tmp_path: Path, shipped: Path) -> None:
+    before = shipped.read_text().splitlines()
+    scores = shipped_scores(tmp_path)
+    arguments = ("--config", str(shipped), "--write", "--preset", "small=0.01")
+    found = solved(str(scores), *arguments)
+    assert found["resident_params_b"] == pytest.approx(0.1345)
+    after = shipped.read_text().splitlines()
+    lost = [line for line in before if line.strip().startswith("#") and line not in after]
+    assert lost == []
+    file = load_experts_file(shipped)
+    assert file.mapping == MappingTable(
+        table="mapping.json", presets={"default": 0.0, "small": 0.01}
+    )
+    assert file.experts == load_experts_file(REPO / "experts.yaml").experts
+    once = shipped.read_text()
+    solved(str(scores), *arguments)
+    assert shipped.read_text() == once
+
+
+def test_the_general_expert_must_be_scored(tmp_path: Path, shipped: Path) -> None:
+    rows = shipped_scores(tmp_path).read_text().replace('"general":', '"stranger":')
+    (tmp_path / "other.jsonl").write_text(rows)
+    done = run(str(tmp_path / "other.jsonl"), "--config", str(shipped))
+    assert done.exit_code == 2
+    assert "the general expert 'general' is always kept" in " ".join(done.output.split())
+
+
+def test_a_table_without_default_is_refused(shipped: Path) -> None:
+    head = shipped.read_text().partition("\nmapping:")[0]
+    shipped.write_text(f"{head}\nmapping:\n  table: mapping.json\n  presets: {{small: 1}}\n")
+    with pytest.raises(ConfigError, match=r"mapping\.presets must have the preset default"):
+        load_experts_file(shipped)
+
+
+def test_a_misspelt_key_of_a_table_is_suggested(shipped: Path) -> None:
+    head = shipped.read_text().partition("\nmapping:")[0]
+    shipped.write_text(f"{head}\nmapping:\n  table: m.json\n  preset: {{default: 1}}\n")
+    with pytest.raises(ConfigError, match=r"mapping\.preset is not a key\. Did you mean 'presets'"):
+        load_experts_file(shipped)
+
+
+def test_the_gateway_routes_by_the_solved_map(upstream: UpstreamServer, tmp_path: Path) -> None:
+    categories = read_card(REPO / "routers/default").categories
+    sizes = {"small": 1.0, "big": 70.0, "maths": 7.0}
+    experts = [
+        {
+            "name": name,
+            "model": "ok",
+            "base_url": upstream.base_url,
+            "active_params_b": size,
+            "total_params_b": size,
+        }
+        for name, size in sizes.items()
+    ]
+    config = write_experts(tmp_path / "experts.yaml", experts, {}, min_confidence=0)
+    rates = {name: RATES["math" if name == "coding" else "chat"] for name in categories}
+    scores = write_scores(tmp_path / "scores.jsonl", score_lines(rates))
+    solved(str(scores), "--config", str(config), "--preset", "tiny=0.5", "--write")
+    assert ExpertRegistry.load(config).file.mapping == MappingTable(
+        table="mapping.json", presets={"default": 0.0, "tiny": 0.5}
+    )
+    question = "Write a Python function that reverses a string"
+    with run_gateway(config, tmp_path) as gateway:
+        models = [one["id"] for one in gateway.get("/v1/models").json()["data"]]
+        assert models[:3] == ["auto", "auto:default", "auto:tiny"]
+        best = gateway.chat("auto", question).headers
+        assert (best["x-coe-category"], best["x-coe-expert"]) == ("coding", "maths")
+        assert gateway.chat("auto:tiny", question).headers["x-coe-expert"] == "small"
+        assert gateway.chat("auto", "Tell me a story about a dragon.").headers["x-coe-expert"] == (
+            "big"
+        )
+        refused = gateway.chat("auto:huge", question)
+        assert refused.status_code == 404
+        assert "auto:tiny" in refused.json()["error"]["message"]
+        assert gateway.stats()["by_expert"]["maths"]["requests"] == 1
+
+
+def test_a_table_for_other_categories_is_refused(tmp_path: Path, shipped: Path) -> None:
+    solved(str(shipped_scores(tmp_path)), "--config", str(shipped), "--write")
+    table = json.loads((tmp_path / "mapping.json").read_text())
+    table["categories"][0] = "astrology"
+    (tmp_path / "mapping.json").write_text(json.dumps(table))
+    done = CliRunner().invoke(coe, ["route", "hello", "--config", str(shipped)])
+    assert isinstance(done.exception, ConfigError)
+    assert "must have the router's categories" in str(done.exception)
