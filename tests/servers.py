@@ -26,7 +26,7 @@ NOBODY_URL = "http://127.0.0.1:1/v1"
 
 
 def write_experts(
-    path: Path, experts: list[dict[str, Any]], mapping: dict[str, list[str]], **keys: Any
+    path: Path, experts: list[dict[str, Any]], mapping: dict[str, Any], **keys: Any
 ) -> Path:
     """Write an experts file; the first expert is the general one and `backend` is openai."""
     full = [{"backend": "openai", "model": expert["name"], **expert} for expert in experts]

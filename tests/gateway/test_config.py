@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from ruamel.yaml import YAML
@@ -309,6 +309,7 @@ TREES = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(KEYS, TREES, max_size=6))
 def test_arbitrary_yaml_raises_nothing_but_config_errors(tree: dict[Any, Any]) -> None:
     text = json.dumps(tree)  # JSON is YAML; its keys are strings, NaN and infinities are scalars
@@ -316,6 +317,7 @@ def test_arbitrary_yaml_raises_nothing_but_config_errors(tree: dict[Any, Any]) -
         parse_experts_file(text)
 
 
+@settings(max_examples=50)
 @given(
     st.sampled_from(["version", "router", "min_confidence", "general", "experts", "mapping"]),
     TREES,

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import InvalidRequestError
@@ -181,6 +181,7 @@ KNOWN |= {"n", "temperature", "top_p", "presence_penalty", "frequency_penalty", 
 KNOWN |= {"logprobs", "top_logprobs", "stop", "tools", "response_format"}
 
 
+@settings(max_examples=50)
 @given(st.dictionaries(st.text().filter(lambda key: key not in KNOWN), JSON), st.booleans())
 def test_all_but_the_model_leaves_with_its_bytes(unknown: dict[str, Any], ascii_only: bool) -> None:
     pairs = [
