@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ def calibrate(
     router : StoredRouter
         Changed in place.
     held_out : sequence of Row
-        Labelled prompts; every label is a category of the router.
+        Labelled prompts.
     out_of_scope : sequence of str
         Prompts that belong to no category; may be empty.
 
@@ -69,8 +70,19 @@ def calibrate(
     -------
     Answers
         To the held-out prompts, after calibration.
+
+    Raises
+    ------
+    ValueError
+        A label is no category of the router.
     """
     labels = [row.category for row in held_out]
+    unknown = sorted(set(labels) - set(router.categories_))
+    if unknown:
+        raise ValueError(
+            f"every category must be one of {', '.join(router.categories_)}; got also "
+            f"{', '.join(unknown)}. Drop those rows, or train again"
+        )
     probabilities = router.calibrate([row.prompt for row in held_out], labels, progress)
     inside = Answers.of(probabilities, labels, router.categories_, min_confidence=0.0)
     outside = router.predict_proba(out_of_scope)
@@ -94,7 +106,8 @@ def choose_min_confidence(
     """
     general = is_general(inside.predicted, categories)
     strength = np.where(general, np.inf, inside.confidence)  # `decide` always keeps GENERAL
-    ceiling = np.quantile(strength, 1.0 - goal.min_coverage, method="lower")
+    n_kept = max(1, math.ceil(goal.min_coverage * len(strength)))
+    ceiling = float(np.sort(strength)[-n_kept])
     if len(outside):
         aim = _catching(outside, categories, goal.out_of_scope)
     else:

@@ -13,17 +13,18 @@ from routers.embedding import EmbeddingRouter
 _N_NEIGHBOURS = 20
 _BANDWIDTH = 0.1
 """A neighbour whose cosine similarity is this much smaller weighs 1/e as much."""
-_UNIFORM_WEIGHT = 0.1
-"""Weight of knowing nothing, where a neighbour with the same embedding weighs 1."""
+_FAR_PERCENTILE = 5
+_SAMPLE = 1_000
 _SCALE = 127
 
 
 class KnnRouter(EmbeddingRouter):
     """Weighted vote of the 20 nearest training prompts by cosine similarity.
 
-    Close neighbours weigh more, and a uniform row is mixed in with a fixed weight: a prompt that
-    is far from everything, or whose neighbours disagree, gets a flat row and so a low confidence.
-    Embeddings are kept as int8, and a category weighs as much as its share of the training rows.
+    Closer neighbours weigh more, and every category has a small vote of its own: as much together
+    as one neighbour that is as far away as the last neighbours of outlying training prompts. So a
+    prompt that is far from everything, or whose neighbours disagree, gets a flat row and a low
+    confidence. Embeddings are kept as int8.
 
     References
     ----------
@@ -33,22 +34,29 @@ class KnnRouter(EmbeddingRouter):
     type = "knn"
 
     def _learn(self, embeddings: FloatArray, labels: IntArray) -> dict[str, AnyArray]:
+        last = min(_N_NEIGHBOURS, len(embeddings) - 1)
+        similarities = np.sort(embeddings[:_SAMPLE] @ embeddings.T, axis=1)[:, -1 - last]
         return {
             "embeddings": np.round(embeddings * _SCALE).astype(np.int8),
             "labels": labels.astype(np.int16),
+            "far": np.percentile(similarities, [_FAR_PERCENTILE]),
         }
 
     def _answer(self, embedding: FloatArray) -> FloatArray:
         similarities = self._index @ embedding.astype(np.float32)
         n_neighbours = min(_N_NEIGHBOURS, len(similarities))
         nearest = np.argpartition(-similarities, n_neighbours - 1)[:n_neighbours]
-        weights = np.exp((similarities[nearest].astype(np.float64) - 1.0) / _BANDWIDTH)
         n_categories = len(self.categories_)
-        votes = np.bincount(self.head_["labels"][nearest], weights, n_categories)
-        votes += _UNIFORM_WEIGHT * weights.max() / n_categories  # TODO
+        weights = _weight(similarities[nearest].astype(np.float64))
+        cast = np.bincount(self.head_["labels"][nearest], weights, n_categories)
+        votes = cast + _weight(self.head_["far"]) / n_categories
         return np.asarray(votes / votes.sum())
 
     def _set_head(self, head: Mapping[str, AnyArray], categories: tuple[str, ...]) -> None:
         super()._set_head(head, categories)
         if head:
             self._index = head["embeddings"].astype(np.float32) / _SCALE
+
+
+def _weight(similarity: FloatArray) -> FloatArray:
+    return np.asarray(np.exp((similarity - 1.0) / _BANDWIDTH))

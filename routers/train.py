@@ -90,11 +90,11 @@ def train(
 
 def held_out_report(answers: Answers, categories: Sequence[str]) -> dict[str, Any]:
     """Return the scores of answers, with F1, confusion and reliability, ready for JSON."""
-    f1 = [None if np.isnan(value) else float(value) for value in f1_by_category(answers)]
+    f1 = zip(categories, f1_by_category(answers).tolist(), strict=True)
     return {
         "n": len(answers),
         **answers.scores(),
-        "f1": dict(zip(categories, f1, strict=True)),
+        "f1": {category: value for category, value in f1 if not np.isnan(value)},
         "confusion": confusion(answers).tolist(),
         "reliability": reliability(answers),
     }

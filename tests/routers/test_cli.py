@@ -179,6 +179,26 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
     assert away.all()
 
 
+def test_calibrating_on_other_categories_is_refused(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "router"
+    run("train", data, "--out", out, "--type", "bag")
+    before = (out / "router.json").read_bytes()
+    other = write_lines(tmp_path / "other.jsonl", [{"prompt": "p", "category": "physics"}])
+    result = run("calibrate", out, other)
+    assert result.exit_code == 2
+    assert "got also physics" in result.stderr
+    assert (out / "router.json").read_bytes() == before
+
+
+def test_calibrating_on_some_categories_reports_those(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "router"
+    run("train", data, "--out", out, "--type", "bag")
+    some = [row for row in toy_rows() if row.category == "coding"]
+    result = run("calibrate", out, write_lines(tmp_path / "some.jsonl", some))
+    assert result.exit_code == 0, result.output
+    assert "coding" in read_card(out).training["held_out"]["f1"]
+
+
 def test_calibrating_nothing_is_refused(data: Path, tmp_path: Path) -> None:
     result = run("calibrate", tmp_path, data)
     assert result.exit_code == 2
