@@ -20,7 +20,9 @@ _INTERVAL = 1.96
 def table_of(found: Mapping[str, Any], title: str) -> Table:
     """Return a replay as a table; single experts are one line, their best."""
     best = found["best_single"]
-    table = Table("method", "area", "95% interval", "vs coe", "best score", "at B", "matches at B")
+    table = Table()
+    for heading in ("method", "area", "95%", "area vs coe", "best score", "at B", "matches at B"):
+        table.add_column(heading, no_wrap=heading == "method")
     table.title = (
         f"{title}: {found['n']} prompts, {len(found['experts'])} experts, {found['splits']} splits"
     )
