@@ -23,6 +23,7 @@ PREFIX = "coe:1:choice"
 LOCAL_CHOICES = 4096
 """Choices kept in process, in front of Redis."""
 
+_TOLERANCE = 1e-6
 _log = logging.getLogger(__name__)
 
 
@@ -104,6 +105,7 @@ def decode_row(value: bytes | None, n_categories: int) -> FloatArray | None:
     if value is None:
         return None
     row = np.frombuffer(value, dtype="<f8").astype(np.float64)
-    if row.shape != (n_categories,) or not np.all(row >= 0) or abs(float(row.sum()) - 1) > 1e-6:
+    each_fits = np.all((row >= 0) & (row <= 1 + _TOLERANCE))  # also keeps the sum from overflowing
+    if row.shape != (n_categories,) or not each_fits or abs(float(row.sum()) - 1) > _TOLERANCE:
         raise ValueError(f"a cached choice must be {n_categories} probabilities")
     return row
