@@ -16,7 +16,7 @@ from routers.base import FloatArray
 from routers.estimate import estimate, one_hot
 from routers.extras import import_extra
 
-_N_TREES = 150
+_N_TREES = 300
 _N_DIRECTIONS = 40
 """Principal directions of the embeddings that the trees may part along."""
 _SMALLEST_LEAVES = (10, 20, 40)
@@ -110,8 +110,9 @@ class FinerCategories:
     Every tree parts the prompts by category, form and embedding wherever the *differences* between
     the experts' scores part, and keeps a part only if it holds enough prompts: its leaves are
     finer categories, kept where they pay. What a prompt may expect is the mean over the trees'
-    leaves, blended half and half with the table of `SoftCategories`. The smallest leaf is the one
-    whose expected scores fit best the prompts that a tree did not see.
+    leaves, blended half and half with the table of `SoftCategories`. The prompts that a tree did
+    not see choose the smallest leaf, and calibrate the forest: they say how far its departures from
+    the experts' overall scores are to be trusted.
 
     References
     ----------
@@ -134,7 +135,8 @@ class FinerCategories:
         forests = [self._forest(features, own, leaf) for leaf in leaves]
         errors = [((forest.oob_prediction_ - own) ** 2).mean() for forest in forests]
         self.forest_ = forests[int(np.argmin(errors))]
-        self._level = float(scores.mean())
+        self._overall = scores.mean(axis=0)
+        self._trust = _slope(self.forest_.oob_prediction_ - own.mean(axis=0), own)
         return self
 
     def expected(self, prompts: Prompts) -> FloatArray:
@@ -143,7 +145,8 @@ class FinerCategories:
         Differences between experts are what is learned; the level of a prompt is only the mean.
         """
         features = self._features(prompts, self.plain_.predict_proba(prompts))
-        finer = self.forest_.predict(features) + self._level
+        apart = self.forest_.predict(features) - (self._overall - self._overall.mean())
+        finer = self._overall + self._trust * apart
         return np.asarray((finer + self.plain_.expected(prompts)) / 2)
 
     def _features(self, prompts: Prompts, probabilities: FloatArray) -> FloatArray:
@@ -161,3 +164,9 @@ class FinerCategories:
             random_state=self.seed,
         )
         return forest.fit(features, own)
+
+
+def _slope(apart: FloatArray, own: FloatArray) -> float:
+    """Return the slope of what is so on what was expected, both as departures from the mean."""
+    power = float((apart**2).sum())
+    return float((apart * (own - own.mean(axis=0))).sum()) / power if power > 0 else 0.0
