@@ -23,14 +23,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.accounting import RedisLedger
 from gateway.api import admin, health, openai, route
 from gateway.backends.ask import ExpertAsk
-from gateway.backends.openai_http import OpenAIBackend, check_keys
+from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.choices import RedisChoiceCache
 from gateway.cache.link import Link, connect
 from gateway.cache.sessions import RedisSessions
 from gateway.composition import compose
 from gateway.dispatch import Dispatcher
 from gateway.errors import ConfigError, GatewayError, InvalidRequestError
-from gateway.experts import Expert, ExpertRegistry
+from gateway.experts import Expert, ExpertRegistry, check_keys
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planner import Planner

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config import load_experts_file
+from gateway.errors import ConfigError
 from gateway.schema import Capability, ExpertsFile, Runtime, Timeouts
 
 AUTO = "auto"
@@ -116,3 +117,19 @@ class ExpertRegistry(Mapping[str, Expert]):
         beside = self.path.parent / self.file.router
         shipped = Path(__file__).parents[1] / self.file.router
         return beside if beside.exists() or not shipped.exists() else shipped
+
+
+def check_keys(experts: Mapping[str, Expert], environ: Mapping[str, str]) -> None:
+    """Refuse experts whose key is not set.
+
+    Raises
+    ------
+    ConfigError
+        Naming the expert and the variable.
+    """
+    for expert in experts.values():
+        if expert.api_key_env is not None and not environ.get(expert.api_key_env):
+            raise ConfigError(
+                f"expert {expert.name!r}: the environment variable {expert.api_key_env} "
+                "(api_key_env) must hold its key; it is not set. Set it, or remove api_key_env"
+            )

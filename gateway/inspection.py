@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.backends.base import UpstreamRequest
-from gateway.backends.openai_http import OpenAIBackend, check_keys
+from gateway.backends.openai_http import OpenAIBackend
 from gateway.composition import read_mapping
 from gateway.dispatch import PATH, refuse_failure
 from gateway.errors import ExpertError
-from gateway.experts import Expert, ExpertRegistry
+from gateway.experts import Expert, ExpertRegistry, check_keys
 from gateway.relay import StreamRelay, read_body
-from gateway.supervisor.plan import expert_specs, socket_of
+from gateway.supervisor.plan import expert_specs, make_run_dir, socket_of
 from gateway.supervisor.supervisor import Supervisor
 
 START_TIMEOUT_S = 120.0
@@ -86,7 +85,7 @@ async def check_registry(config: Path) -> dict[str, Any]:
     """Call every expert, whole and streamed; local ones run while it lasts."""
     registry = ExpertRegistry.load(config)
     check_keys(registry, os.environ)
-    run_dir = Path(tempfile.mkdtemp(prefix="coe-"))
+    run_dir = make_run_dir()
     sockets = {weights: socket_of(run_dir, weights) for weights in registry.local_weights}
     backend = OpenAIBackend(sockets, os.environ)
     try:

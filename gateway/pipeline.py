@@ -119,7 +119,8 @@ class Pipeline:
                 record.status, record.outcome = error.status, error.code or error.type
                 raise
             record.outcome = "cut"
-            # the status is sent already: an event is the one way left to say it
+            if not record.stream:
+                raise  # half a JSON body: closing the connection is the one way left to say it
             await sink.write(data_event(_encode(error.envelope())))
         except Exception:
             record.status, record.outcome = 500, "internal_error"

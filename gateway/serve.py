@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
@@ -19,10 +19,10 @@ from pathlib import Path
 
 from gateway.composition import check
 from gateway.errors import ConfigError
-from gateway.experts import ExpertRegistry
+from gateway.experts import ExpertRegistry, check_keys
 from gateway.logs import json_logging
 from gateway.settings import Settings
-from gateway.supervisor.plan import WORKER, cache_spec, expert_specs, worker_spec
+from gateway.supervisor.plan import WORKER, cache_spec, expert_specs, make_run_dir, worker_spec
 from gateway.supervisor.supervisor import Supervisor
 from gateway.worker import BACKLOG
 
@@ -48,10 +48,12 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
         When the configuration is broken or the port is taken: nothing was started then.
     """
     settings.check_exposure()
+    settings.check_redis_url()
     registry = ExpertRegistry.load(settings.config)
+    check_keys(registry, os.environ)
     check(registry)
     with open_listener(settings.host, settings.port) as listener:
-        run_dir = Path(tempfile.mkdtemp(prefix="coe-"))
+        run_dir = make_run_dir()
         try:
             with json_logging(settings.log_level):
                 return asyncio.run(_run(settings, registry, listener, run_dir, say))

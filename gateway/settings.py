@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.errors import ConfigError
 
+_REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
 
 class Settings(BaseSettings):
     """Settings; each is read from ``COE_<NAME>``, `redis_url` also from ``REDIS_URL``."""
@@ -45,6 +47,21 @@ class Settings(BaseSettings):
     """DEBUG, INFO, WARNING or ERROR."""
     run_dir: Path | None = None
     """Folder for sockets and process state, set by the supervisor; None outside of it."""
+
+    def check_redis_url(self) -> None:
+        """Refuse a URL that is none of Redis.
+
+        Raises
+        ------
+        ConfigError
+            It does not repeat the URL, which may hold a password.
+        """
+        url = self.redis_url
+        if url is not None and not url.get_secret_value().startswith(_REDIS_SCHEMES):
+            raise ConfigError(
+                f"REDIS_URL must begin with {', '.join(_REDIS_SCHEMES)}; it does not. "
+                "Correct it, or unset it to use the embedded cache"
+            )
 
     def check_exposure(self) -> None:
         """Refuse to serve strangers without a key.

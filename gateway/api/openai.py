@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from gateway.api.body import read_body
 from gateway.api.exchange import Exchange
 from gateway.auth import authenticate
-from gateway.errors import InvalidRequestError
+from gateway.errors import InvalidRequestError, ModelNotFoundError
 from gateway.pipeline import Call
 from gateway.services import Services, services_of
 
@@ -70,6 +70,19 @@ async def list_models(request: Request) -> dict[str, Any]:
     services = services_of(request)
     authenticate(request, services.settings)
     return {"object": "list", "data": _models(services)}
+
+
+@router.get("/models/{name}")
+async def show_model(request: Request, name: str) -> dict[str, Any]:
+    """Show one entry of the list of models."""
+    services = services_of(request)
+    authenticate(request, services.settings)
+    models = {model["id"]: model for model in _models(services)}
+    if name not in models:
+        raise ModelNotFoundError(
+            f"'model' must be one of: {', '.join(models)}; got {name[:80]!r}.", param="model"
+        )
+    return models[name]
 
 
 def _models(services: Services) -> list[dict[str, Any]]:

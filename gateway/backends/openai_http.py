@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 
 from gateway.backends.base import UpstreamRequest
-from gateway.errors import ConfigError, ExpertError, ExpertTimeoutError, ExpertUnavailableError
+from gateway.errors import ExpertError, ExpertTimeoutError, ExpertUnavailableError
 from gateway.experts import Expert
 
 _CHUNK_BYTES = 65_536
@@ -153,19 +153,3 @@ class OpenAIBackend:
 def base_url(expert: Expert) -> str:
     """Return the address of an expert's ``/v1``."""
     return expert.base_url or "http://localhost/v1"
-
-
-def check_keys(experts: Mapping[str, Expert], environ: Mapping[str, str]) -> None:
-    """Refuse experts whose key is not set.
-
-    Raises
-    ------
-    ConfigError
-        Naming the expert and the variable.
-    """
-    for expert in experts.values():
-        if expert.api_key_env is not None and not environ.get(expert.api_key_env):
-            raise ConfigError(
-                f"expert {expert.name!r}: the environment variable {expert.api_key_env} "
-                "(api_key_env) must hold its key; it is not set. Set it, or remove api_key_env"
-            )

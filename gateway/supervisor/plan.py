@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from pathlib import Path
 
 from gateway.errors import ConfigError
@@ -12,8 +13,17 @@ from gateway.supervisor.llama import LlamaConfig
 from gateway.supervisor.weights import find_weights
 
 CACHE_MAX_MB = 64
+MOST_DIR_CHARS = 24
+"""A Unix socket's path has at most 107 bytes; the name of the weights takes up to 69 of them."""
 EXPERT, WORKER = "expert:", "worker:"
 """How the names of the children begin."""
+
+
+def make_run_dir() -> Path:
+    """Return a new private folder for sockets; in ``/tmp`` when ``TMPDIR`` is too long for them."""
+    wanted = tempfile.gettempdir()
+    parent = wanted if len(wanted) <= MOST_DIR_CHARS else "/tmp"  # noqa: S108
+    return Path(tempfile.mkdtemp(prefix="coe-", dir=parent))
 
 
 def socket_of(run_dir: Path, weights: str) -> Path:

@@ -61,7 +61,7 @@ def gateway(
         wait_until_kept(first, valkey)
         first.chat("auto", BEFORE)
         first.stats()
-    with run_gateway(config, folder, REDIS_URL=valkey.url) as second:
+    with run_gateway(config, folder, REDIS_URL=valkey.url, COE_REDIS_TIMEOUT_MS="300") as second:
         yield second
 
 

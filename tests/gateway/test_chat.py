@@ -74,6 +74,10 @@ def test_the_openai_client_lists_the_models(client: openai.OpenAI) -> None:
     assert models["good"].model_extra["active_params_b"] == 7
     assert models["unsized"].model_extra is not None
     assert models["unsized"].model_extra["active_params_b"] is None
+    assert client.models.retrieve("good") == models["good"]
+    assert client.models.retrieve("auto") == models["auto"]
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("x")
 
 
 def test_the_openai_client_raises_its_own_errors(client: openai.OpenAI) -> None:
