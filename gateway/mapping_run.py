@@ -118,18 +118,21 @@ def _members(
 
 
 def _share(path: Path, categories: Sequence[str]) -> FloatArray:
-    """Read how much each category weighs; one left out weighs nothing."""
+    """Read how much each category weighs, by hand or as counted; one left out weighs nothing."""
     try:
         weights = json.loads(path.read_text(encoding="utf-8"))
+        if "by_category" in weights:
+            weights = {name: one["requests"] for name, one in weights["by_category"].items()}
         unknown = [name for name in weights if name not in categories]
         if unknown:
             raise ValueError(f"unknown categories {', '.join(unknown)}")
         share = np.array([float(weights.get(name, 0.0)) for name in categories])
         if not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
             raise ValueError("weights must be 0 or more, and not all 0")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise DataError(
-            f"{path} must be JSON {{category: number}} over {', '.join(categories)}; got {error}"
+            f"{path} must be JSON {{category: number}} over {', '.join(categories)}, or what "
+            f"/admin/stats returned; got {error}"
         ) from error
     return np.asarray(share / share.sum())
 

@@ -98,6 +98,10 @@ def test_the_traffic_to_expect_moves_the_budget(tmp_path: Path, files: tuple[str
     weights.write_text('{"chat": 99, "math": 1}')
     limited = (files[0], "--sizes", files[1], "--n-experts", "1", "--weights", str(weights))
     assert solved(*limited)["kept"] == ["big"]
+    by_category = {"chat": {"requests": 1}, "math": {"requests": 99}}
+    weights.write_text(json.dumps({"requests": 100, "by_category": by_category}))
+    assert solved(*limited)["kept"] == ["maths"]
+    weights.write_text('{"chat": 99, "math": 1}')
     assert solved(*limited, "--active-params-b", "7")["kept"] == ["small"]
 
 
@@ -124,6 +128,18 @@ def test_wrong_use_is_told(
     done = run(files[0], "--sizes", files[1], *arguments)
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{}", '{"law": 1}', '{"chat": -1, "math": 2}', '{"chat": []}', "{"]
+)
+def test_weights_that_are_none_are_refused(
+    tmp_path: Path, files: tuple[str, str], text: str
+) -> None:
+    (tmp_path / "weights.json").write_text(text)
+    done = run(files[0], "--sizes", files[1], "--weights", str(tmp_path / "weights.json"))
+    assert done.exit_code == 2
+    assert "must be JSON {category: number}" in " ".join(done.output.split())
 
 
 def test_experts_called_otherwise_are_told(tmp_path: Path, files: tuple[str, str]) -> None:
