@@ -40,7 +40,8 @@ Examples:
 
 Each line of SCORES is {"id": "...", "prompt": "...", "category": "...", "scores": {expert: 0 to
 1}}; SIZES is a CSV model,total_params_b,active_params_b. Only prompts that every expert has a score
-for are replayed, and only experts of known size.
+for are replayed, and only experts of known size; without --experts, those that miss more than a
+quarter of the scores are left out.
 """
 
 

@@ -18,6 +18,8 @@ from routers.encoder import SentenceEncoder
 from routers.scores import Pool, ScoreTable, read_scores, read_sizes
 
 _FEWEST_PROMPTS = 20
+_MOST_MISSING = 0.25
+"""Experts that miss more of the scores are left out, unless they are asked for by name."""
 
 
 def run_replay(
@@ -72,12 +74,15 @@ def _chosen_methods(names: str | None, with_router: bool) -> list[str]:
 def _common(
     table: ScoreTable, pool: Pool, experts: str | None
 ) -> tuple[ScoreTable, Pool, list[str]]:
-    """Return the prompts that every expert has a score for, and the experts left out."""
-    wanted = list(table.experts) if experts is None else experts.split(",")
+    """Return the prompts that every expert has a score for, the experts, and those left out."""
+    if experts is None:
+        wanted, sparse = _well_scored(table)
+    else:
+        wanted, sparse = experts.split(","), []
     sized = [name for name in wanted if name in pool.names]
-    left_out = [name for name in wanted if name not in pool.names]
-    if experts is not None and left_out:
-        raise DataError(f"--sizes must hold the sizes of {', '.join(left_out)}. Add them")
+    unsized = [name for name in wanted if name not in pool.names]
+    if experts is not None and unsized:
+        raise DataError(f"--sizes must hold the sizes of {', '.join(unsized)}. Add them")
     if len(sized) < 2:
         raise DataError(f"two experts or more must have sizes; got {', '.join(sized) or 'none'}")
     common = table.of_experts(sized).complete()
@@ -88,4 +93,11 @@ def _common(
             f"{_FEWEST_PROMPTS} prompts or more must have a score of every expert; got "
             f"{len(common)}. Missing: {missing}. Leave experts out with --experts"
         )
-    return common, pool.only(sized), left_out
+    return common, pool.only(sized), [*unsized, *sparse]
+
+
+def _well_scored(table: ScoreTable) -> tuple[list[str], list[str]]:
+    """Part the experts into those that have enough scores to compare on, and the others."""
+    missing = np.isnan(table.scores).mean(axis=0) > _MOST_MISSING
+    parted = list(zip(table.experts, missing, strict=True))
+    return [name for name, many in parted if not many], [name for name, many in parted if many]

@@ -208,7 +208,8 @@ def test_prompts_without_all_scores_are_not_enough(tmp_path: Path, files: list[s
     for row in rows[5:]:
         del row["scores"]["maths"]
     Path(files[0]).write_text("\n".join(map(json.dumps, rows)))
-    done = CliRunner().invoke(eval_group, ["replay", *files])
+    named = ["--experts", "small,maths"]
+    done = CliRunner().invoke(eval_group, ["replay", *files, *named])
     assert done.exit_code == 2
     assert "got 5. Missing: {'small': 0, 'maths': 55}" in " ".join(done.output.split())
 
@@ -219,3 +220,17 @@ def test_unlabelled_prompts_have_a_category_of_their_own(tmp_path: Path) -> None
     table = ScoreTable(("a", "b"), (None, "x"), POOL.names, np.ones((2, 3)))
     made = make_samples(table, POOL, np.eye(2))
     assert made.labels == ("unlabelled", "x")
+
+
+def test_an_expert_that_misses_most_scores_is_left_out(tmp_path: Path, files: list[str]) -> None:
+    rows = [json.loads(line) for line in Path(files[0]).read_text().splitlines()]
+    for row in rows[:20]:
+        row["scores"]["rare"] = 1
+    Path(files[0]).write_text("\n".join(map(json.dumps, rows)))
+    with (tmp_path / "sizes.csv").open("a") as sizes:
+        sizes.write("rare,2,2\n")
+    asked = ["--methods", "true_category", "--splits", "1", "--json"]
+    done = CliRunner().invoke(eval_group, ["replay", *files, *asked])
+    assert done.exit_code == 0, done.output
+    shown = json.loads(done.stdout)
+    assert (shown["n"], shown["left_out"]) == (60, ["unsized", "rare"])
