@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
 
 from gateway.config import parse_experts_file
 from gateway.errors import ConfigError
@@ -147,28 +147,45 @@ def write_mapping(registry: ExpertRegistry, mapping: ScoredMapping) -> None:
     """
     path, written = registry.path, registry.file.mapping
     name = written.table if isinstance(written, MappingTable) else _TABLE_FILE
-    yaml = YAML(typ="rt")
-    yaml.preserve_quotes = True
-    yaml.width = _YAML_WIDTH
-    tree = yaml.load(path.read_text(encoding="utf-8"))
-    entry = CommentedMap(table=name, presets=CommentedMap(mapping.prices))
-    _keep_comment(tree, entry)
-    tree["mapping"] = entry
-    text = StringIO()
-    yaml.dump(tree, text)
-    parse_experts_file(text.getvalue(), path.name)
+    entry = {"mapping": {"table": name, "presets": dict(mapping.prices)}}
+    text = _with_entry(path.read_text(encoding="utf-8"), entry)
+    parse_experts_file(text, path.name)
     scratch = path.with_name(f".{path.name}.new")
     try:
         mapping.save(path.parent / name)
-        scratch.write_text(text.getvalue(), encoding="utf-8")
+        scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error}") from error
 
 
-def _keep_comment(tree: CommentedMap, entry: CommentedMap) -> None:
-    """Keep a comment that stands behind the old mapping, at the end of the file or before a key."""
-    old = tree["mapping"]
-    last = list(old)[-1] if isinstance(old, CommentedMap) and old else None
-    if last is not None and last in old.ca.items:
-        entry["presets"].ca.items[list(entry["presets"])[-1]] = old.ca.items[last]
+def _with_entry(text: str, entry: Mapping[str, Any]) -> str:
+    """Return a registry's text with another mapping; every other line stays as it is.
+
+    A mapping written by hand stays as a comment.
+    """
+    tree = YAML(typ="rt").load(text)
+    if tree.fa.flow_style():  # JSON: no lines of its own, and no comments
+        tree["mapping"] = entry["mapping"]
+        return _dumped(tree)
+    lines = text.splitlines()
+    start = tree.lc.key("mapping")[0]
+    starts = [tree.lc.key(key)[0] for key in tree]
+    end = min((line for line in starts if line > start), default=len(lines))
+    while lines[end - 1].lstrip().startswith("#") or not lines[end - 1].strip():
+        end -= 1  # what stands before the next key belongs to it
+    old = lines[start:end]
+    if "table" in tree["mapping"]:
+        kept = [line for line in old if line.lstrip().startswith("#")]
+    else:
+        kept = ["# Before coe map wrote it:", *(f"# {line}".rstrip() for line in old)]
+    new = _dumped(entry).splitlines()
+    return "\n".join([*lines[:start], *kept, *new, *lines[end:]]) + "\n"
+
+
+def _dumped(tree: Mapping[str, Any]) -> str:
+    text = StringIO()
+    yaml = YAML(typ="rt")
+    yaml.width = _YAML_WIDTH
+    yaml.dump(tree, text)
+    return text.getvalue()

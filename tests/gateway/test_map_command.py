@@ -173,8 +173,9 @@ def test_write_keeps_the_comments(tmp_path: Path, shipped: Path) -> None:
     found = solved(str(scores), *arguments)
     assert found["resident_params_b"] == pytest.approx(0.1345)
     after = shipped.read_text().splitlines()
-    lost = [line for line in before if line.strip().startswith("#") and line not in after]
-    assert lost == []
+    start = before.index("mapping:")
+    assert after[:start] == before[:start]
+    assert all(f"# {line}" in after for line in before[start:] if line)
     file = load_experts_file(shipped)
     assert file.mapping == MappingTable(
         table="mapping.json", presets={"default": 0.0, "small": 0.01}
@@ -183,6 +184,16 @@ def test_write_keeps_the_comments(tmp_path: Path, shipped: Path) -> None:
     once = shipped.read_text()
     solved(str(scores), *arguments)
     assert shipped.read_text() == once
+
+
+def test_write_leaves_the_keys_behind_the_mapping_alone(tmp_path: Path, shipped: Path) -> None:
+    head, _, mapping = shipped.read_text().partition("\nmapping:")
+    first, _, rest = head.partition("\nexperts:")
+    shipped.write_text(f"{first}\nmapping:{mapping}\n# the experts\nexperts:{rest}\n")
+    done = run(str(shipped_scores(tmp_path)), "--config", str(shipped), "--write")
+    assert done.exit_code == 0, done.output
+    assert shipped.read_text().endswith(f"\n# the experts\nexperts:{rest}\n")
+    assert load_experts_file(shipped).experts == load_experts_file(REPO / "experts.yaml").experts
 
 
 def test_the_general_expert_must_be_scored(tmp_path: Path, shipped: Path) -> None:
