@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from rich.table import Table
 from eval.replay_report import draw, table_of
 from eval.robustness import stability
 from eval.router import evaluate
+from eval.score import Endpoint, read_questions, score_experts
+from eval.scorers import SCORERS
 from routers.artifact import load_router
-from routers.cli import wrong_use
+from routers.cli import progress_bars, wrong_use
 from routers.data import read_labelled
 from routers.latency import latency_ms
 
@@ -122,3 +125,49 @@ def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **
         click.echo(json.dumps(found))
     else:
         Console().print(table_of(found, title))
+
+
+_SCORE_EXAMPLES = """
+\b
+Examples:
+  coe eval score questions.jsonl --experts small,big --out scores.jsonl
+  coe eval score questions.jsonl --experts new --per-category 40 --metric choice --out scores.jsonl
+  coe eval score questions.jsonl --experts gpt-4o-mini --url https://api.openai.com/v1 \\
+      --key-env OPENAI_API_KEY --out scores.jsonl
+
+Each line of QUESTIONS is {"id": "...", "prompt": "...", "category": "...", "answer": "..."};
+"metric" may be added. A run that was cut goes on where it was; another expert adds a column.
+"""
+
+
+@eval_group.command(name="score", epilog=_SCORE_EXAMPLES)
+@click.argument("files", metavar="QUESTIONS...", nargs=-1, required=True, type=_PATH)
+@click.option("--experts", required=True, help="Names, separated by commas.")
+@click.option("--out", required=True, type=_PATH, help="The score table to write.")
+@click.option("--url", default="http://127.0.0.1:8080/v1", show_default=True, help="Who is asked.")
+@click.option("--key-env", help="Environment variable that holds the key.")
+@click.option("--metric", type=click.Choice(list(SCORERS)), default="exact", show_default=True)
+@click.option("--per-category", type=click.IntRange(1), help="Most questions of a category.")
+@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+def score_command(
+    files: tuple[Path, ...],
+    experts: str,
+    out: Path,
+    url: str,
+    key_env: str | None,
+    metric: str,
+    per_category: int | None,
+    seed: int,
+    **limits: int,
+) -> None:
+    """Ask experts questions with known answers, and write how well each answered."""
+    key = os.environ.get(key_env, "") if key_env else None
+    with wrong_use(), progress_bars() as progress:
+        if key == "":
+            raise ValueError(f"--key-env: the variable {key_env} must be set; it is not. Set it")
+        questions = read_questions(files, per_category, seed)
+        endpoint = Endpoint(url.rstrip("/"), key, **limits)
+        n_asked = score_experts(questions, experts.split(","), endpoint, metric, out, progress)
+    click.echo(f"{n_asked} answers asked for; {len(questions)} prompts in {out}")

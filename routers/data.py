@@ -101,8 +101,8 @@ def normalised(prompt: str) -> str:
 
 
 def capped(
-    rows: Sequence[Row], limit: int | None, key: Callable[[Row], Hashable], seed: int
-) -> list[Row]:
+    rows: Sequence[_Item], limit: int | None, key: Callable[[_Item], Hashable], seed: int
+) -> list[_Item]:
     """Keep at most `limit` rows, chosen by `seed`, for each value of `key`; None keeps all."""
     if limit is None:
         return list(rows)
@@ -214,7 +214,7 @@ def _check_filled(name: str, value: str) -> None:
         raise ValueError(f"{name} must not be blank; got {value!r}")
 
 
-def _groups(rows: Sequence[Row], key: Callable[[Row], Hashable]) -> dict[Hashable, list[int]]:
+def _groups(rows: Sequence[_Item], key: Callable[[_Item], Hashable]) -> dict[Hashable, list[int]]:
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         groups[key(row)].append(index)

@@ -1,0 +1,51 @@
+"""Scorers: how good an answer is, from 0 to 1, beside the one that was wanted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+Scorer = Callable[[str, str], float]
+"""(answer, wanted) -> score in [0, 1]."""
+
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_STATED_CHOICE = re.compile(r"(?i:answer|option|choice)\W+(?i:is\W+)?\(?([A-J])\b")
+_LONE_CHOICE = re.compile(r"(?<![A-Za-z'])([A-J])(?![A-Za-z'])")
+_TOLERANCE = 1e-6
+
+
+def exact(answer: str, wanted: str) -> float:
+    """Compare without case, spacing and closing punctuation."""
+    return float(_normal(answer) == _normal(wanted))
+
+
+def includes(answer: str, wanted: str) -> float:
+    """Look for what was wanted anywhere in the answer, without case and spacing."""
+    return float(_normal(wanted) in _normal(answer))
+
+
+def choice(answer: str, wanted: str) -> float:
+    """Compare the letter that the answer states last, else the last letter that stands alone."""
+    found = _STATED_CHOICE.findall(answer) or _LONE_CHOICE.findall(answer)
+    return float(bool(found) and found[-1] == wanted.strip().upper())
+
+
+def number(answer: str, wanted: str) -> float:
+    """Compare the last number of the answer with the one that was wanted."""
+    found, target = _NUMBER.findall(answer), _NUMBER.findall(wanted)
+    if not found or not target:
+        return 0.0
+    got, goal = (float(text[-1].replace(",", "")) for text in (found, target))
+    return float(abs(got - goal) <= _TOLERANCE * max(1.0, abs(goal)))
+
+
+SCORERS: dict[str, Scorer] = {
+    "exact": exact,
+    "includes": includes,
+    "choice": choice,
+    "number": number,
+}
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.casefold().split()).strip(" .!?\"'")

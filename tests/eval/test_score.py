@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from eval.cli import eval_group
+from eval.scorers import SCORERS
+from routers.scores import read_scores
+
+
+class Experts(ThreadingHTTPServer):
+    """Experts that answer 2 + 2; `asked` holds who was asked, with which key."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[tuple[str, str | None]] = []
+        self.down = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Experts
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append((body["model"], self.headers["authorization"]))
+        content = {"clever": "The sum is 4.", "confused": "It is 5."}.get(body["model"])
+        broken = content is None or (self.server.down and len(self.server.asked) > 3)
+        answer = {"choices": [{"message": {"content": content}}]}
+        payload = json.dumps({"error": "no such model"} if broken else answer).encode()
+        self.send_response(404 if broken else 200)
+        self.send_header("content-length", str(len(payload)))
+        self.end_headers()
+        self.wfile.write(payload)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep quiet."""
+
+
+@pytest.fixture
+def experts() -> Iterator[Experts]:
+    with Experts() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    rows = [
+        {"id": f"{category}{i}", "prompt": "2 + 2?", "category": category, "answer": "4"}
+        for category in ("sums", "more")
+        for i in range(4)
+    ]
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def run(questions: Path, experts: Experts, names: str, *options: str) -> Result:
+    out = str(questions.parent / "scores.jsonl")
+    asked = ["score", str(questions), "--experts", names, "--url", experts.url, "--out", out]
+    return CliRunner().invoke(eval_group, [*asked, "--metric", "number", *options])
+
+
+def test_answers_become_a_score_table(questions: Path, experts: Experts) -> None:
+    done = run(questions, experts, "clever,confused")
+    assert done.exit_code == 0, done.output
+    table = read_scores([questions.parent / "scores.jsonl"])
+    assert table.experts == ("clever", "confused")
+    assert table.scores.mean(axis=0).tolist() == [1, 0]
+    assert set(table.categories) == {"sums", "more"}
+
+
+def test_a_new_expert_adds_a_column_and_asks_nobody_else(questions: Path, experts: Experts) -> None:
+    run(questions, experts, "clever")
+    experts.asked.clear()
+    done = run(questions, experts, "clever,confused")
+    assert "8 answers asked for" in done.output
+    assert {name for name, _ in experts.asked} == {"confused"}
+    assert read_scores([questions.parent / "scores.jsonl"]).experts == ("clever", "confused")
+
+
+def test_a_cut_run_goes_on_where_it_was(questions: Path, experts: Experts) -> None:
+    experts.down = True
+    cut = run(questions, experts, "clever", "--concurrency", "1")
+    assert cut.exit_code == 2
+    assert "clever at http" in cut.output
+    assert not (questions.parent / "scores.jsonl").exists()
+    experts.down = False
+    done = run(questions, experts, "clever")
+    assert "5 answers asked for; 8 prompts" in done.output
+
+
+def test_a_sample_takes_as_many_of_each_category(questions: Path, experts: Experts) -> None:
+    assert (
+        "2 answers asked for; 2 prompts"
+        in run(questions, experts, "clever", "--per-category", "1").output
+    )
+
+
+def test_the_key_comes_from_the_environment(
+    questions: Path, experts: Experts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(questions, experts, "clever", "--key-env", "SCORE_KEY").exit_code == 2
+    monkeypatch.setenv("SCORE_KEY", "secret")
+    assert run(questions, experts, "clever", "--key-env", "SCORE_KEY").exit_code == 0
+    assert {key for _, key in experts.asked} == {"Bearer secret"}
+
+
+def test_an_unknown_expert_is_told(questions: Path, experts: Experts) -> None:
+    done = run(questions, experts, "nobody", "--per-category", "1")
+    assert done.exit_code == 2
+    assert "404" in done.output
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"id": "sums0", "prompt": "x", "answer": "4"}', "ids must be unique; 'sums0'"),
+        ('{"id": "z", "prompt": "x"}', "missing required field `answer`"),
+        ('{"id": "z", "prompt": "x", "answer": "", "metric": "bleu"}', "metric must be one of"),
+    ],
+)
+def test_bad_questions_are_refused(
+    questions: Path, experts: Experts, line: str, message: str
+) -> None:
+    questions.write_text(f"{questions.read_text()}\n{line}\n")
+    done = run(questions, experts, "clever")
+    assert done.exit_code == 2
+    assert message in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "wanted", "score"),
+    [
+        ("exact", " Paris. ", "paris", 1),
+        ("exact", "Paris, France", "paris", 0),
+        ("includes", "It is Paris, of course", "paris", 1),
+        ("includes", "It is London", "paris", 0),
+        ("choice", "A is wrong, so the answer is (C).", "C", 1),
+        ("choice", "Answer: B", "b", 1),
+        ("choice", "I would say D", "D", 1),
+        ("choice", "Nobody knows", "A", 0),
+        ("number", "3 and 4 make 1,234.50", "1234.5", 1),
+        ("number", "none", "3", 0),
+        ("number", "-3", "3", 0),
+    ],
+)
+def test_scorers(metric: str, answer: str, wanted: str, score: float) -> None:
+    assert SCORERS[metric](answer, wanted) == score
