@@ -1,4 +1,4 @@
-"""Prompts as people type them: other case, typos, politeness, words that change nothing."""
+"""Prompts as people and programs write them: other case, typos, politeness, frames, asides."""
 
 from __future__ import annotations
 
@@ -89,6 +89,28 @@ _DISTRACTIONS = (
     "It is raining here.",
     "My cat is sleeping next to me.",
 )
+_WRAPPERS = (
+    "Answer the question below.\n\n{}",
+    "Choose the best answer.\n\n{}",
+    "The following is a test question. Reply with the letter of the right option only.\n\n{}",
+    "Below is an exam question with several options. Think before you choose.\n{}\nYour choice:",
+    "{}\n\nEnd with 'The answer is' and your choice.",
+    "Context:\n{}\n\nBased on the context above, reply to the user.",
+    'Here is a text:\n"""\n{}\n"""\nWhat does it ask, and what is the answer?',
+    "Instruction: solve the task below.\nInput: {}\nOutput:",
+    "### Task\n{}\n### Response",
+    "Use the document to answer.\n\nDocument: {}\n\nReply:",
+    "You are a helpful assistant. {}",
+    "Solve this, show your reasoning, and give the final result on the last line.\n\n{}",
+    "Given this information, decide what is correct:\n{}",
+    "Q: {}\nA:",
+    'I found this in a book: "{}" Can you answer it?',
+    "Consider the text below, then reply in one sentence.\n\n{}",
+    '{}\n\nGive the answer as JSON with the key "answer".',
+    "User: {}\nAssistant:",
+    "Your job is to help with the following request. Be accurate.\n---\n{}\n---",
+)
+"""Frames that programs and exams put around a prompt."""
 
 
 def augment(prompt: str, rng: Random, probability: float) -> str:
@@ -163,8 +185,14 @@ def distracted(prompt: str, rng: Random) -> str:
     return f"{aside} {prompt}" if rng.random() < 0.25 else f"{prompt} {aside}"
 
 
+def wrapped(prompt: str, rng: Random) -> str:
+    """Put the frame of a task or an exam around the prompt."""
+    return rng.choice(_WRAPPERS).replace("{}", prompt)
+
+
 _CHANGES: tuple[Callable[[str, Random], str], ...] = (
     *(lower, lower, upper, title, without_punctuation, without_punctuation, other_ending),
     *(with_typos, with_typos, politely_opened, politely_closed),
     *(distracted, distracted, distracted),
+    *(wrapped, wrapped, wrapped, wrapped, wrapped),
 )

@@ -20,7 +20,7 @@ import click
 
 from routers.artifact import check_target, save_router
 from routers.cli import progress_bars
-from routers.default_data.rows import FOREIGN_CATEGORY, default_rows, read_raw
+from routers.default_data.rows import FOREIGN_CATEGORY, default_rows, read_raw, unseen_rows
 from routers.default_data.written import written_rows
 from routers.export import BASE_ENCODER
 from routers.train import TrainOptions, train
@@ -40,18 +40,22 @@ _PATH = click.Path(path_type=Path)
 def main(folder: Path, out: Path, type: str, left_out: tuple[str, ...]) -> None:
     """Train the default router on the rows whose licence permits redistribution."""
     check_target(out)
-    raw = [row for row in read_raw(folder / "train.jsonl.gz") if row.source not in left_out]
+    raw = read_raw(folder / "train.jsonl.gz")
     tested = [row.prompt for path in folder.glob("test_*.jsonl.gz") for row in read_raw(path)]
     learned = [row for row in raw if row.source != _OUT_OF_SCOPE_SOURCE]
     out_of_scope = [row.prompt for row in raw if row.source == _OUT_OF_SCOPE_SOURCE]
     found, n_leaks = default_rows(learned, tested, _OPTIONS.seed)
-    rows = [*found, *written_rows(_OPTIONS.seed)]
+    written = written_rows(_OPTIONS.seed)
+    rows = [row for row in (*found, *written) if row.source not in left_out]
+    unseen = unseen_rows(raw, _OPTIONS.seed)
     plan = Plan(type, out.name, BASE_ENCODER, _MAX_TOKENS, FOREIGN_CATEGORY)
     with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         router = untrained_router(plan, _OPTIONS.seed, Path(scratch))
-        training = train(router, rows, out_of_scope, _OPTIONS, progress)
+        training = train(router, rows, out_of_scope, _OPTIONS, progress, unseen)
         training["notes"] = [
             f"Its encoder comes from {BASE_ENCODER} (Apache-2.0) and is quantised to int8.",
+            f"{len(unseen)} rows whose licence forbids to ship what learned from them were only "
+            f"calibrated on.",
             f"{n_leaks} rows that also stand in a test set were removed before.",
             "Rebuilt by: python -m routers.build_default DATA_FOLDER --out routers/default",
         ]

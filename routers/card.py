@@ -64,7 +64,7 @@ def _head(card: Card) -> Iterator[str]:
     )
     yield f"Answers under a confidence of {card.min_confidence:.3f} go to the general expert."
     for note in card.training.get("notes", ()):
-        yield str(note)
+        yield f"\n{note}"
 
 
 def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
@@ -73,8 +73,8 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
         f"{scores['n']} prompts: accuracy {scores['accuracy']:.3f}, macro-F1 "
         f"{scores['macro_f1']:.3f}, expected calibration error {scores['ece']:.3f}. "
         f"{scores['coverage']:.1%} keep their category, with accuracy "
-        f"{scores['covered_accuracy']:.3f}. The hold-out comes from the same sources as the "
-        f"training rows: expect less on others."
+        f"{scores['covered_accuracy']:.3f}. Most of the hold-out comes from the same sources as "
+        f"the training rows: expect less on others."
     )
     yield "\n| category | F1 |\n|---|---|"
     for category, f1 in scores["f1"].items():
@@ -85,7 +85,8 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "\n## Data\n"
     yield (
         f"{facts['rows_read']} rows read; without duplicates and over-full sources "
-        f"{facts['rows_trained']} were trained on and {facts['rows_held_out']} held out. "
+        f"{facts['rows_trained']} were trained on. {facts['rows_held_out']} were held out, "
+        f"{facts['rows_of_unseen_sources']} of them of sources without a training row. "
         f"SHA-256 of the rows used: `{facts['sha256']}`."
     )
     yield "\n| source | licence | category | rows |\n|---|---|---|---|"

@@ -49,6 +49,7 @@ def train(
     out_of_scope: Sequence[str],
     options: TrainOptions,
     progress: Progress = silent,
+    unseen: Sequence[Row] = (),
 ) -> dict[str, Any]:
     """Fit and calibrate a router.
 
@@ -59,6 +60,10 @@ def train(
     rows : sequence of Row
     out_of_scope : sequence of str
         Prompts of no category, for the threshold; may be empty.
+    options : TrainOptions
+    progress : Progress
+    unseen : sequence of Row
+        Rows of other sources, added to the hold-out.
 
     Returns
     -------
@@ -73,6 +78,7 @@ def train(
     used = prepare(rows, options)
     training, held_out = data.split(used, options.held_out, options.seed)
     router.fit([row.prompt for row in training], [row.category for row in training], progress)
+    held_out = [*held_out, *unseen]
     answers = calibrate(router, held_out, out_of_scope, options.goal, progress)
     return {
         "options": asdict(options),
@@ -80,6 +86,7 @@ def train(
             "rows_read": len(rows),
             "rows_trained": len(training),
             "rows_held_out": len(held_out),
+            "rows_of_unseen_sources": len(unseen),
             "sha256": data.digest(used),
             "sources": count_sources(used),
         },

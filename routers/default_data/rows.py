@@ -19,7 +19,7 @@ _ROWS_PER_FOREIGN_SOURCE = 130
 """Other languages are told apart before the router is asked; it sees few of them."""
 _ROWS_OF_SOURCE = {
     "boolq": 800,
-    "clinc_train": 1_500,
+    "clinc_train": 2_500,
     "dolly": 1_200,
     "fiqa": 1_200,
     "gpteacher_roleplay": 1_200,
@@ -32,6 +32,9 @@ _ROWS_OF_SOURCE = {
     "xquad_en": 500,
 }
 """Caps of each category of a source where they differ from `_ROWS_PER_SOURCE`."""
+
+_UNSEEN_ROWS = 150
+"""Rows of each category of a source that are only calibrated on."""
 
 _OPTIONS = re.compile(r"\n\s*\(?[A-J][.):]\s")
 _STRIPPED_SHARE = 0.6
@@ -117,6 +120,19 @@ def default_rows(raw: Sequence[RawRow], tested: Iterable[str], seed: int) -> tup
     rows = [row for row in labelled if normalised(row.prompt) not in leaked]
     chosen = [_sometimes_without_options(row, rng) for row in _capped(rows, seed)]
     return chosen + _translation_requests(rows, rng), len(labelled) - len(rows)
+
+
+def unseen_rows(raw: Sequence[RawRow], seed: int) -> list[Row]:
+    """Choose labelled rows whose licence forbids to ship what learned from them.
+
+    Nothing is trained on their sources, so they show how sure the router may be elsewhere.
+    """
+    rows = [
+        Row(row.prompt, row.category, row.source, row.licence)
+        for row in raw
+        if row.category and not row.licence_ok
+    ]
+    return capped(rows, _UNSEEN_ROWS, lambda row: (row.source, row.category), seed)
 
 
 def _capped(rows: Sequence[Row], seed: int) -> list[Row]:

@@ -28,7 +28,8 @@ def test_changes_of_form(change: object, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [changes.politely_opened, changes.politely_closed, changes.distracted]
+    "change",
+    [changes.politely_opened, changes.politely_closed, changes.distracted, changes.wrapped],
 )
 def test_added_words_leave_the_prompt_whole(change: object) -> None:
     assert callable(change)

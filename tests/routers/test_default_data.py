@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from routers.default_data.rows import RawRow, default_rows, read_raw
+from routers.default_data.rows import RawRow, default_rows, read_raw, unseen_rows
 from routers.default_data.written import written_rows
 
 
@@ -41,6 +41,13 @@ def test_only_labelled_rows_that_may_be_shared_are_taken() -> None:
     assert counts == {"free": 3}
 
 
+def test_rows_that_may_not_be_shared_are_there_to_calibrate_on() -> None:
+    closed = raw(200, source="closed", licence_ok=False)
+    unlabelled = raw(3, source="unlabelled", licence_ok=False, category=None)
+    rows = unseen_rows([*raw(3, source="free"), *closed, *unlabelled], seed=0)
+    assert Counter(row.source for row in rows) == {"closed": 150}
+
+
 def test_rows_of_test_sets_are_removed_and_counted() -> None:
     rows = raw(5, source="free")
     counts, n_leaks = shaped(rows, tested=[rows[2].prompt.upper()])
@@ -51,10 +58,10 @@ def test_rows_of_test_sets_are_removed_and_counted() -> None:
 def test_sources_are_capped() -> None:
     counts, _ = shaped(
         raw(1_600, source="other"),
-        raw(1_600, source="clinc_train"),
+        raw(2_600, source="clinc_train"),
         raw(1_600, source="foreign", category="multilingual"),
     )
-    assert counts == {"other": 1_000, "clinc_train": 1_500, "foreign": 130}
+    assert counts == {"other": 1_000, "clinc_train": 2_500, "foreign": 130}
 
 
 def test_most_options_are_stripped() -> None:

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from routers.artifact import load_router, read_card
+from routers.build_default import main
+from routers.data import Row
+from tests.prompts import toy_rows
+
+GERMAN = ("Wie wird das Wetter morgen in {}?", "Wo kann ich in {} gut zu Abend essen?")
+CITIES = ("Hamburg", "Leipzig", "Stuttgart", "Bremen", "Kiel", "Dresden", "Bonn", "Ulm")
+WRITTEN = ("general", "coding", "math", "science", "medical", "law", "finance", "humanities")
+
+
+def line(row: Row, **fields: Any) -> dict[str, Any]:
+    plain = {"prompt": row.prompt, "category": row.category, "source": row.source}
+    return {**plain, "licence": "MIT", "licence_ok": True, **fields}
+
+
+def pack(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    path.write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in lines).encode()))
+
+
+def test_the_default_router_is_rebuilt_from_raw_data(tmp_path: Path) -> None:
+    rows = toy_rows()
+    german = [Row(text.format(c), "multilingual", "xquad_de") for text in GERMAN for c in CITIES]
+    closed = [Row(f"closed {row.prompt}", row.category, "closed") for row in rows[::10]]
+    chatter = [Row(f"hm {i}", "general", "clinc_oos_train") for i in range(20)]
+    pack(
+        tmp_path / "train.jsonl.gz",
+        [
+            *map(line, [*rows, *german, *chatter]),
+            *(line(row, licence="none", licence_ok=False) for row in closed),
+        ],
+    )
+    pack(tmp_path / "test_x.jsonl.gz", [line(rows[0]), line(rows[7], category=None)])
+    left_out = [f"--leave-out=written_{category}" for category in (*WRITTEN, "writing")]
+    out = tmp_path / "rebuilt"
+    result = CliRunner().invoke(main, [str(tmp_path), "--out", str(out), "--type=bag", *left_out])
+    assert result.exit_code == 0, result.output
+
+    card = read_card(out)
+    assert card.name == "rebuilt"
+    assert card.type == "language_gate"
+    facts = card.training["data"]
+    assert facts["rows_read"] == len(rows) - 2 + len(german)
+    assert facts["rows_of_unseen_sources"] == len(closed)
+    sources = {source["source"] for source in facts["sources"]}
+    assert sources == {"toy_coding", "toy_cooking", "toy_general", "xquad_de"}
+    readme = (out / "README.md").read_text()
+    assert "2 rows that also stand in a test set were removed" in readme
+    assert "| xquad_de | MIT | multilingual | 16 |" in readme
+    (row,) = load_router(out).predict_proba(["Wie spät ist es jetzt in München?"])
+    assert card.categories[row.argmax()] == "multilingual"
