@@ -51,7 +51,17 @@ class Prompts:
 
 
 class SoftCategories:
-    """The plain map: predicted categories, and a table of expected scores by category."""
+    """The plain map: predicted categories, and a table of expected scores by category.
+
+    Parameters
+    ----------
+    sees_form : bool
+        Whether the classifier sees the form of a prompt beside its embedding. A trained linear
+        router does not.
+    """
+
+    def __init__(self, sees_form: bool) -> None:
+        self.sees_form = sees_form
 
     def fit(self, prompts: Prompts, labels: Sequence[str], scores: FloatArray) -> Self:
         """Learn to tell the categories, and how each expert does in them."""
@@ -99,6 +109,8 @@ class SoftCategories:
         return probabilities
 
     def _features(self, prompts: Prompts) -> FloatArray:
+        if not self.sees_form:
+            return prompts.embeddings
         standard = (prompts.surface - self._centre) / self._spread
         form = np.clip(standard, -_SURFACE_MOST, _SURFACE_MOST) / _SURFACE_SCALE
         return np.hstack([prompts.embeddings, form])
@@ -124,7 +136,7 @@ class FinerCategories:
 
     def fit(self, prompts: Prompts, labels: Sequence[str], scores: FloatArray) -> Self:
         """Learn from prompts, their categories, and scores, shape (n_prompts, n_experts)."""
-        self.plain_ = SoftCategories().fit(prompts, labels, scores)
+        self.plain_ = SoftCategories(sees_form=True).fit(prompts, labels, scores)
         decomposition = import_extra("sklearn.decomposition", "train")
         n_directions = min(_N_DIRECTIONS, *prompts.embeddings.shape)
         self._directions = decomposition.PCA(n_directions, random_state=self.seed)

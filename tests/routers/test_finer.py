@@ -27,7 +27,7 @@ def test_finer_categories_find_what_the_names_hide() -> None:
     chosen = expected.argmax(axis=1)
     wanted = np.where(fresh.surface[:, 1] > 0, 0, 1)
     assert (chosen == wanted).mean() > 0.9
-    plain = SoftCategories().fit(prompts, labels, scores).expected(fresh)
+    plain = SoftCategories(sees_form=True).fit(prompts, labels, scores).expected(fresh)
     assert abs(plain[:, 0] - plain[:, 1]).max() < 0.2
 
 
@@ -40,7 +40,7 @@ def test_the_same_prompts_teach_the_same() -> None:
 def test_probabilities_sum_to_one_and_follow_the_labels() -> None:
     prompts, _, scores = hidden_axis(100, seed=0)
     labels = ["up" if x > 0 else "down" for x in prompts.embeddings[:, 0]]
-    plain = SoftCategories().fit(prompts, labels, scores)
+    plain = SoftCategories(sees_form=True).fit(prompts, labels, scores)
     probabilities = plain.predict_proba(prompts)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     assert plain.categories_ == ("down", "up")
@@ -56,7 +56,7 @@ def test_one_category_is_enough() -> None:
 
 def test_what_is_out_of_fold_was_not_seen() -> None:
     prompts, labels, scores = hidden_axis(60, seed=0)
-    plain = SoftCategories().fit(prompts, labels, scores)
+    plain = SoftCategories(sees_form=True).fit(prompts, labels, scores)
     unseen = plain.out_of_fold(prompts, labels, seed=0)
     np.testing.assert_allclose(unseen.sum(axis=1), 1)
     right = [plain.categories_.index(label) for label in labels]
