@@ -10,6 +10,7 @@ from routers.base import FloatArray
 PRICES: FloatArray = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 51)])
 """Score per 10^9 active parameters, from quality at any cost to the cheapest expert."""
 _GRID = 1001
+_ROUNDING = 1e-12
 
 
 def served(expected: FloatArray, scores: FloatArray, active_b: FloatArray) -> tuple[AnyArray, ...]:
@@ -57,6 +58,6 @@ def mean_height(active_b: FloatArray, scores: FloatArray, low_b: float, high_b: 
 def reaches_at(active_b: FloatArray, scores: FloatArray, goal: float) -> float | None:
     """Return the smallest size at which a frontier reaches a score; None when it does not."""
     x, y = frontier(active_b, scores)
-    if y[-1] < goal:
+    if y[-1] < goal - _ROUNDING:
         return None
     return float(np.interp(goal, y, x))
