@@ -196,6 +196,36 @@ def test_write_leaves_the_keys_behind_the_mapping_alone(tmp_path: Path, shipped:
     assert load_experts_file(shipped).experts == load_experts_file(REPO / "experts.yaml").experts
 
 
+def test_the_router_sorts_prompts_that_come_with_other_categories(
+    tmp_path: Path, shipped: Path
+) -> None:
+    names = [expert.name for expert in load_experts_file(shipped).experts]
+    rows = [
+        {
+            "id": str(i),
+            "prompt": f"Write a Python function that sorts list number {i} and prints it",
+            "category": None,
+            "scores": {
+                name: float(name == "coding" or (name == "general" and i % 2)) for name in names
+            },
+        }
+        for i in range(30)
+    ]
+    found = solved(str(write_scores(tmp_path / "s.jsonl", rows)), "--config", str(shipped))
+    assert found["presets"]["default"]["coding"][0] == "coding"
+    assert found["expected"]["default"]["score"] > 0.8
+
+
+def test_without_any_category_there_is_nothing_to_map(
+    tmp_path: Path, files: tuple[str, str]
+) -> None:
+    rows = [{**row, "category": None} for row in score_lines(RATES)]
+    path = write_scores(tmp_path / "none.jsonl", rows)
+    done = run(str(path), "--sizes", files[1])
+    assert done.exit_code == 2
+    assert "no prompt of the score table has a category" in " ".join(done.output.split())
+
+
 def test_the_general_expert_must_be_scored(tmp_path: Path, shipped: Path) -> None:
     rows = shipped_scores(tmp_path).read_text().replace('"general":', '"stranger":')
     (tmp_path / "other.jsonl").write_text(rows)

@@ -74,6 +74,17 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
     assert inspect_model(str(tmp_path)) == config_size(MODELS["google/gemma-2b"]["config"])
 
 
+def test_what_is_neither_file_nor_repository_is_refused() -> None:
+    with pytest.raises(SizeError, match="neither a file nor a folder"):
+        inspect_model("no such model!")
+
+
+def test_a_dense_deepseek_layer_counts_its_whole_width() -> None:
+    config = MODELS["deepseek-ai/DeepSeek-V2-Lite"]["config"]
+    all_dense = config_size({**config, "first_k_dense_replace": config["num_hidden_layers"]})
+    assert all_dense.active_params_b == all_dense.total_params_b
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"model_type": "llama", "hidden_size": []}'])
 def test_a_broken_config_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "config.json"
