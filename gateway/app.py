@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import re
 import time
@@ -76,7 +77,9 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
         await services.cache.aclose()
         executor.shutdown()
 
-    app = FastAPI(title="Composition of Experts gateway", lifespan=lifespan)
+    app = FastAPI(
+        title="Composition of Experts gateway", lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.add_middleware(RequestId)
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -169,7 +172,7 @@ async def _on_gateway_error(_: Request, error: Exception) -> Response:
         raise error
     headers = {}
     if error.retry_after_s is not None:
-        headers["retry-after"] = f"{error.retry_after_s:.0f}"
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
     return JSONResponse(error.envelope(), error.status, headers)
 
 

@@ -20,7 +20,13 @@ def authenticate(request: Request, settings: Settings) -> str:
     ------
     AuthenticationError
         When a key is set and the request does not carry it.
+    PermissionDeniedError
+        When none is set and a page of another site has the browser ask.
     """
+    if settings.api_key is None and request.headers.get("sec-fetch-site") == "cross-site":
+        raise PermissionDeniedError(
+            "Pages of other sites may not use a gateway without a key. Set COE_API_KEY."
+        )
     if settings.api_key is not None and not _carries(request, settings.api_key):
         raise AuthenticationError(
             "No API key, or a wrong one. Send it as 'Authorization: Bearer <key>'."

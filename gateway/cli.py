@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 from gateway.errors import ConfigError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from routers.base import Router
 
 WRONG_USE = 2
 
@@ -16,6 +22,7 @@ _COMMANDS = {
     "route": "gateway.commands:route",
     "experts": "gateway.commands:experts",
     "train": "routers.cli:train",
+    "calibrate": "routers.cli:calibrate",
     "map": "gateway.mapping_commands:map_command",
     "eval": "eval.cli:eval_group",
 }
@@ -47,10 +54,17 @@ def coe() -> None:
     """
 
 
+def open_teacher(name: str) -> AbstractContextManager[Router]:
+    """Open the expert that ``coe train --distil`` names; see `gateway.teacher`."""
+    from gateway.teacher import open_teacher as opened
+
+    return opened(name)
+
+
 def main() -> None:
     """Run the command line."""
     try:
-        coe()
+        coe(obj=open_teacher)
     except ConfigError as error:
         click.echo(f"coe: {error}", err=True)
         sys.exit(WRONG_USE)

@@ -46,6 +46,12 @@ class Composition:
         named = presets if len(presets) > 1 else ()
         return {AUTO: DEFAULT_PRESET, **{f"{AUTO}:{preset}": preset for preset in named}}
 
+    @property
+    def ask_timeout_s(self) -> float | None:
+        """How long a router that asks a service may take, in seconds; None without one."""
+        config = self.registry.file.llm_router
+        return None if config is None else config.timeout_s
+
     def decide(self, router: Router, probabilities: FloatArray) -> Decision:
         """Return the decision for one row of a router's probabilities."""
         asked = self.registry.file.min_confidence
@@ -115,13 +121,13 @@ def compose(registry: ExpertRegistry, ask: AskExpert | None = None) -> Compositi
         routers: list[Router] = [trained]
         config = registry.file.llm_router
         if config is not None and ask is not None:
-            routers.insert(0, _llm_router(registry, config, mapping, trained.categories_, ask))
+            routers.insert(0, llm_router(registry, config, mapping, trained.categories_, ask))
         if registry.file.keywords:
             routers = [KeywordRouter(registry.file.keywords, router) for router in routers]
     return Composition(registry, tuple(routers), mapping)
 
 
-def _llm_router(
+def llm_router(
     registry: ExpertRegistry,
     config: LlmRouterConfig,
     mapping: ExpertMapping,
@@ -137,6 +143,7 @@ def _llm_router(
         return LlmRouter(
             ask(expert, config.timeout_s),
             expert.name,
+            f"{expert.base_url} {expert.model}",
             described,
             expert.active_params_b or 0.0,
             config.method,
@@ -152,5 +159,8 @@ def _named(registry: ExpertRegistry) -> Iterator[None]:
         yield
     except ArtifactError as error:
         raise ConfigError(f"{registry.path.name}: router: {error}") from error
-    except (MappingError, RuleError) as error:
+    except RuleError as error:
+        told = str(error).replace("rules", "keywords", 1)
+        raise ConfigError(f"{registry.path.name}: {told}") from error
+    except MappingError as error:
         raise ConfigError(f"{registry.path.name}: {error}") from error

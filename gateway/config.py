@@ -33,6 +33,9 @@ _KEYS = {
     "mapping": tuple(MappingTable.model_fields),
     "": tuple(ExpertsFile.model_fields),
 }
+AUTO = "auto"
+"""The `model` that asks for routing."""
+_GUARD_KEYS = ("max_concurrency", "max_queue", "open_after_failures")
 _YAML_FAULTS = (YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
 """What ruamel.yaml raises: the last three for ``!!bool x``, ``+_`` and the like."""
 
@@ -152,7 +155,9 @@ def _dotted(location: Location) -> str:
 
 def _fault(item: ErrorDetails) -> tuple[Location, str]:
     """Put one pydantic error in our words."""
-    location = tuple(part for part in item["loc"] if part not in (TABLE_FORM, RANKS_FORM))
+    location = item["loc"]
+    if location[0] == "mapping" and location[1:2] in ((TABLE_FORM,), (RANKS_FORM,)):
+        location = ("mapping", *location[2:])  # the form is no key of the file
     kind, got = item["type"], item["input"]
     where = _dotted(location)
     if kind == "extra_forbidden":
@@ -193,6 +198,11 @@ def _cross_faults(file: ExpertsFile) -> Iterator[tuple[Location, str]]:
                 f"experts[{index}].name must be unique; {expert.name!r} is also experts[{first}]."
                 " Rename one",
             )
+        if expert.name == AUTO:
+            yield (
+                ("experts", index, "name"),
+                f"experts[{index}].name must not be {AUTO!r}: that asks for routing. Rename it",
+            )
         yield from _backend_faults(index, expert)
     yield from _weights_faults(file.experts)
     yield from _reference_faults(file, names)
@@ -232,7 +242,7 @@ def _weights_faults(experts: Sequence[ExpertConfig]) -> Iterator[tuple[Location,
         other_index, other = first.setdefault(expert.weights, (index, expert))
         shared = ["total_params_b"]
         if expert.backend == "local":
-            shared += ["backend", "model", "context_window", "runtime"]
+            shared += ["backend", "model", "context_window", "runtime", *_GUARD_KEYS]
         for key in shared:
             if getattr(expert, key) != getattr(other, key):
                 yield (

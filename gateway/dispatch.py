@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from gateway.backends.base import Backend, UpstreamRequest, UpstreamResponse
 from gateway.errors import (
     ExpertBusyError,
     ExpertError,
+    ExpertFullError,
+    ExpertMisusedError,
     ExpertTimeoutError,
     ExpertUnavailableError,
 )
@@ -19,6 +22,8 @@ from gateway.experts import Expert
 from gateway.guard import Guard, RetryBudget
 from gateway.metrics import Metrics
 from gateway.relay import Reading, read_body
+
+_log = logging.getLogger(__name__)
 
 PATH = "chat/completions"
 FIRST_BACKOFF_S = 0.1
@@ -72,7 +77,14 @@ class Dispatcher:
     def __init__(self, backend: Backend, experts: Mapping[str, Expert], metrics: Metrics) -> None:
         self._backend = backend
         self._metrics = metrics
-        self._guards = {name: Guard(expert) for name, expert in experts.items()}
+        # virtual experts of one local process share its places, and its breaker
+        processes: dict[str, Guard] = {}
+        self._guards = {
+            name: processes.setdefault(expert.weights, Guard(expert))
+            if expert.backend == "local"
+            else Guard(expert)
+            for name, expert in experts.items()
+        }
         self._budget = RetryBudget()
 
     async def open(
@@ -95,16 +107,17 @@ class Dispatcher:
             The failure of the best expert that was called; of a refusal when none was.
         """
         self._budget.earn()
-        max_retries = experts[0].max_retries
-        for round_ in range(max_retries + 1):
+        round_ = 0
+        while True:
             try:
                 return await self._one_round(experts, body_for, record, stream=stream)
             except ExpertError as error:
                 wait_s = retry_wait_s(error, round_)
-                if wait_s is None or round_ == max_retries or not self._budget.spend():
+                last = round_ == experts[0].max_retries
+                if wait_s is None or last or not self._budget.spend():
                     raise
             await asyncio.sleep(wait_s)
-        raise ExpertUnavailableError("No expert is left to take this request.")
+            round_ += 1
 
     async def _one_round(
         self,
@@ -122,18 +135,20 @@ class Dispatcher:
             if refused is not None:
                 refusal = refusal or refused
                 continue
-            record.attempts.append(expert.name)
             request = UpstreamRequest(PATH, body_for(expert), stream, record.request_id)
             try:
-                return await self._call(expert, guard, request)
+                return await self._call(expert, guard, request, record)
             except ExpertError as error:
-                self._metrics.expert_failures.labels(expert.name, error.code).inc()
+                self._note_failure(expert, error)
                 failure = failure or error
         raise failure or refusal or ExpertUnavailableError("No expert takes this request.")
 
-    async def _call(self, expert: Expert, guard: Guard, request: UpstreamRequest) -> Opened:
+    async def _call(
+        self, expert: Expert, guard: Guard, request: UpstreamRequest, record: Record
+    ) -> Opened:
         """Make one call; the guard learns how it went."""
-        await guard.enter()
+        probe = await guard.enter()
+        record.attempts.append(expert.name)
         try:
             response = await self._backend.open(expert, request)
             try:
@@ -141,18 +156,15 @@ class Dispatcher:
             except BaseException:
                 await response.aclose()
                 raise
-        except ExpertBusyError as error:
-            guard.breaker.abandoned()
-            if error.retry_after_s is not None:
-                guard.breaker.failed(error.retry_after_s)
-            guard.leave()
-            raise
         except ExpertError as error:
-            guard.breaker.failed(error.retry_after_s)
+            if isinstance(error, ExpertBusyError) and error.asked_s is None:
+                guard.breaker.abandoned(probe=probe)  # busy is not broken
+            else:
+                guard.breaker.failed(probe=probe, asked_s=error.asked_s)
             guard.leave()
             raise
         except BaseException:
-            guard.breaker.abandoned()
+            guard.breaker.abandoned(probe=probe)
             guard.leave()
             raise
         guard.breaker.succeeded()
@@ -160,8 +172,12 @@ class Dispatcher:
 
     def note_cut(self, opened: Opened, error: ExpertError) -> None:
         """Count a failure in the middle of an answer."""
-        self._metrics.expert_failures.labels(opened.expert.name, error.code).inc()
-        opened.guard.breaker.failed()
+        self._note_failure(opened.expert, error)
+        opened.guard.breaker.failed(probe=False)
+
+    def _note_failure(self, expert: Expert, error: ExpertError) -> None:
+        self._metrics.expert_failures.labels(expert.name, error.code).inc()
+        _log.warning("expert failed", extra={"fields": {"expert": expert.name, "why": str(error)}})
 
 
 async def _first_part(
@@ -185,7 +201,7 @@ def retry_wait_s(error: ExpertError, round_: int) -> float | None:
     The wait is random (full jitter), so that clients that failed together do not come back
     together, and never shorter than what the expert asked for.
     """
-    if isinstance(error, ExpertTimeoutError):
+    if isinstance(error, ExpertTimeoutError | ExpertFullError | ExpertMisusedError):
         return None
     asked_s = error.retry_after_s or 0.0
     if asked_s > MOST_WAIT_S:
@@ -207,24 +223,25 @@ def refuse_failure(expert: Expert, response: UpstreamResponse) -> None:
     status, name = response.status, expert.name
     if status == 200 or status in {400, 405, 409, 413, 415, 422}:
         return
-    retry_after_s = _seconds(response.headers.get("retry-after"))
-    if status == 429:
-        raise ExpertBusyError(f"Expert {name!r} is over its limits.", retry_after_s=retry_after_s)
-    if status == 503:
-        raise ExpertUnavailableError(
-            f"Expert {name!r} is not ready.", retry_after_s=retry_after_s or 1
-        )
     if status in {401, 403}:
-        raise ExpertError(
+        raise ExpertMisusedError(
             f"Expert {name!r} refused the gateway's key ({status}): see its api_key_env."
         )
-    if status == 404:
-        raise ExpertError(
-            f"Expert {name!r} does not know its model ({status}): see its base_url and model."
+    if status == 404 or status < 400:
+        raise ExpertMisusedError(
+            f"Expert {name!r} answered {status}: see its base_url and its model."
         )
-    raise ExpertError(
-        f"Expert {name!r} answered with status {status}.", retry_after_s=retry_after_s
-    )
+    asked_s = _seconds(response.headers.get("retry-after"))
+    error: ExpertError
+    if status == 429:
+        error = ExpertBusyError(f"Expert {name!r} is over its limits.", retry_after_s=asked_s)
+    elif status == 503:
+        error = ExpertUnavailableError(f"Expert {name!r} is not ready.", retry_after_s=asked_s or 1)
+    else:
+        message = f"Expert {name!r} answered with status {status}."
+        error = ExpertError(message, retry_after_s=asked_s)
+    error.asked_s = asked_s
+    raise error
 
 
 def _seconds(text: str | None) -> float | None:

@@ -10,7 +10,9 @@
     ├── AuthenticationError          401 authentication_error   invalid_api_key
     ├── PermissionDeniedError        403 permission_error
     └── ExpertError                  502 api_error              expert_failed
+        ├── ExpertMisusedError       502 api_error              expert_misconfigured
         ├── ExpertBusyError          429 rate_limit_error       expert_busy
+        │   └── ExpertFullError      429 rate_limit_error       expert_busy
         ├── ExpertUnavailableError   503 api_error              expert_unavailable
         └── ExpertTimeoutError       504 api_error              expert_timeout
     ConfigError                      never over HTTP: a broken experts.yaml or environment
@@ -99,10 +101,23 @@ class PermissionDeniedError(GatewayError):
 
 
 class ExpertError(GatewayError):
-    """An expert answered with a failure or with garbage."""
+    """An expert answered with a failure or with garbage.
+
+    Attributes
+    ----------
+    asked_s : float or None
+        How long the expert itself asked to be left alone, in seconds; None when it did not.
+    """
 
     status = 502
     code = "expert_failed"
+    asked_s: float | None = None
+
+
+class ExpertMisusedError(ExpertError):
+    """An expert refuses what the operator configured: its key, its model or its address."""
+
+    code = "expert_misconfigured"
 
 
 class ExpertBusyError(ExpertError):
@@ -111,6 +126,10 @@ class ExpertBusyError(ExpertError):
     status = 429
     type = "rate_limit_error"
     code = "expert_busy"
+
+
+class ExpertFullError(ExpertBusyError):
+    """An expert has no place left in this gateway; waiting is left to the client."""
 
 
 class ExpertUnavailableError(ExpertError):

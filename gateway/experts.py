@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.config import AUTO as AUTO
 from gateway.config import load_experts_file
 from gateway.errors import ConfigError
 from gateway.schema import Capability, ExpertsFile, Runtime, Timeouts
-
-AUTO = "auto"
-"""The `model` that asks for routing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +126,12 @@ def check_keys(experts: Mapping[str, Expert], environ: Mapping[str, str]) -> Non
         Naming the expert and the variable.
     """
     for expert in experts.values():
-        if expert.api_key_env is not None and not environ.get(expert.api_key_env):
+        if expert.api_key_env is None:
+            continue
+        key = environ.get(expert.api_key_env, "")
+        if not key or not key.isprintable() or not key.isascii() or " " in key:
+            found = "holds spaces, line ends or other characters" if key else "is not set"
             raise ConfigError(
                 f"expert {expert.name!r}: the environment variable {expert.api_key_env} "
-                "(api_key_env) must hold its key; it is not set. Set it, or remove api_key_env"
+                f"(api_key_env) must hold its key; it {found}. Mend it, or remove api_key_env"
             )

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from gateway.errors import ExpertBusyError, ExpertError, ExpertUnavailableError
+from gateway.errors import ExpertError, ExpertFullError, ExpertUnavailableError
 from gateway.experts import Expert
 
 FIRST_REST_S = 1.0
@@ -50,36 +50,44 @@ class Breaker:
             return self._rest_s if self._probing else 0.0
         return left_s
 
-    def begin(self) -> None:
-        """Note that a call is made; it is the probe when the breaker was open."""
-        self._probing = self._open_until_s is not None
+    def begin(self) -> bool:
+        """Note that a call is made; returns whether it is the probe."""
+        if self._open_until_s is None:
+            return False
+        self._probing = True
+        return True
 
     def succeeded(self) -> None:
         """Close: the expert works."""
         self._failures, self._rest_s = 0, FIRST_REST_S
         self._open_until_s, self._probing = None, False
 
-    def failed(self, retry_after_s: float | None = None) -> None:
+    def failed(self, *, probe: bool, asked_s: float | None = None) -> None:
         """Count a failure; open after several, after a failed probe, or when told to wait.
+
+        While it is open, only the probe counts: calls that were under way fail with the others.
 
         Parameters
         ----------
-        retry_after_s : float or None
-            What the expert asked for, in seconds.
+        probe : bool
+            What `begin` said of the call.
+        asked_s : float or None
+            How long the expert asked to be left alone, in seconds.
         """
         if self._open_after_failures is None:
             return
         self._failures += 1
-        if self._probing or self._failures >= self._open_after_failures:
+        is_open = self._open_until_s is not None
+        if probe or (not is_open and self._failures >= self._open_after_failures):
             self._open_for(self._rest_s)
             self._rest_s = min(2 * self._rest_s, LAST_REST_S)
-        if retry_after_s is not None:
-            self._open_for(min(retry_after_s, LAST_REST_S))
-        self._probing = False
+        if asked_s is not None:
+            self._open_for(min(asked_s, LAST_REST_S))
+        self._probing &= not probe
 
-    def abandoned(self) -> None:
+    def abandoned(self, *, probe: bool) -> None:
         """Note that a call ended without telling anything of the expert."""
-        self._probing = False
+        self._probing &= not probe
 
     def _open_for(self, rest_s: float) -> None:
         self._open_until_s = max(self._open_until_s or 0.0, self._clock() + rest_s)
@@ -104,27 +112,42 @@ class Guard:
 
     def refusal(self) -> ExpertError | None:
         """Return the error a call would get now; None when it may go on."""
-        rests_for_s = self.breaker.rests_for_s
-        if rests_for_s > 0:
-            return ExpertUnavailableError(
-                f"Expert {self._name!r} failed several times and is left alone for a while.",
-                retry_after_s=rests_for_s,
-            )
         if self._places is not None and self._places.locked() and self._queued >= self._max_queue:
-            return ExpertBusyError(
+            return ExpertFullError(
                 f"Expert {self._name!r} has no place left, nor has its queue.", retry_after_s=1
             )
-        return None
+        return self._resting()
 
-    async def enter(self) -> None:
-        """Take a place; waits in the queue for one. `leave` must follow."""
+    def _resting(self) -> ExpertError | None:
+        rests_for_s = self.breaker.rests_for_s
+        if rests_for_s <= 0:
+            return None
+        return ExpertUnavailableError(
+            f"Expert {self._name!r} is left alone for a while after it failed.",
+            retry_after_s=rests_for_s,
+        )
+
+    async def enter(self) -> bool:
+        """Take a place, after a wait in the queue; returns whether the call is the probe.
+
+        `leave` must follow.
+
+        Raises
+        ------
+        ExpertUnavailableError
+            When the breaker opened during the wait; no place is taken then.
+        """
         if self._places is not None:
             self._queued += 1
             try:
                 await self._places.acquire()
             finally:
                 self._queued -= 1
-        self.breaker.begin()
+        resting = self._resting()
+        if resting is not None:
+            self.leave()
+            raise resting
+        return self.breaker.begin()
 
     def leave(self) -> None:
         """Give the place back."""

@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +88,27 @@ async def check_registry(config: Path) -> dict[str, Any]:
     registry = ExpertRegistry.load(config)
     check_keys(registry, os.environ)
     run_dir = make_run_dir()
+    try:
+        async with running_experts(registry, run_dir) as backend:
+            rows = [await _check(backend, expert) for expert in registry.values()]
+    finally:
+        shutil.rmtree(run_dir, ignore_errors=True)
+    return {"experts": rows, "ok": all(row["ok"] for row in rows)}
+
+
+@asynccontextmanager
+async def running_experts(registry: ExpertRegistry, run_dir: Path) -> AsyncIterator[OpenAIBackend]:
+    """Run the local experts of a registry, without a gateway, and lend the way to all experts."""
     sockets = {weights: socket_of(run_dir, weights) for weights in registry.local_weights}
     backend = OpenAIBackend(sockets, os.environ)
+    local = registry.local_weights.values()
     try:
         async with Supervisor(run_dir) as supervisor:
             supervisor.start(expert_specs(registry, run_dir))
-            await asyncio.gather(
-                *(_wait_until_up(backend, expert) for expert in registry.local_weights.values())
-            )
-            rows = [await _check(backend, expert) for expert in registry.values()]
+            await asyncio.gather(*(_wait_until_up(backend, expert) for expert in local))
+            yield backend
     finally:
         await backend.aclose()
-        shutil.rmtree(run_dir, ignore_errors=True)
-    return {"experts": rows, "ok": all(row["ok"] for row in rows)}
 
 
 async def _wait_until_up(backend: OpenAIBackend, expert: Expert) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.accounting import Ledger, Record
-from gateway.cache.sessions import session_key
+from gateway.cache.sessions import session_keys
 from gateway.composition import label
 from gateway.dispatch import Dispatcher, Opened
 from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError
@@ -98,18 +98,19 @@ class Pipeline:
             async with time_limit(call.timeout_s):
                 request = parse_chat_request(call.body)
                 record.model, record.stream = request.model, request.stream
-                session = session_key(call.tenant, call.session, request.fields, request.messages)
+                session = session_keys(call.tenant, call.session, request.fields, request.messages)
                 plan = await self._planner.plan(
                     request.model,
                     request.messages,
                     request.needs,
                     call.tenant,
-                    session if call.sticky and goes_on(request, call) else None,
+                    request.max_tokens,
+                    session.so_far if call.sticky else None,
                 )
                 note_plan(record, plan)
                 opened = await self._dispatch(request, plan.experts, record)
                 if plan.decision is not None and call.sticky:
-                    self._planner.remember(session, opened.expert, plan.decision)
+                    self._planner.remember(session.next, plan.experts[0], plan.decision)
                 await self._relay(request, plan, opened, record, sink)
         except asyncio.CancelledError:
             record.outcome = "client_left"
@@ -186,6 +187,8 @@ class Pipeline:
                     await _pump(opened, relay, sink)
                     return
                 except ExpertError as error:
+                    if relay.complete:
+                        return  # it broke after its end: the client has everything
                     self._dispatcher.note_cut(opened, error)
                     await opened.aclose()
                     opened = await self._rescue(request, plan, opened, relay, record, error)
@@ -253,11 +256,6 @@ async def time_limit(timeout_s: float | None) -> AsyncIterator[None]:
         raise ExpertTimeoutError(
             f"No answer within the {timeout_s:g} s that the request allows."
         ) from error
-
-
-def goes_on(request: ChatRequest, call: Call) -> bool:
-    """Whether a request goes on with a conversation instead of beginning one."""
-    return call.session is not None or any(m["role"] == "assistant" for m in request.messages)
 
 
 def note_expert(record: Record, expert: Expert) -> None:

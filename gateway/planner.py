@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,12 +15,22 @@ from gateway.cache.sessions import Session, Sessions
 from gateway.composition import Composition
 from gateway.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from gateway.experts import Expert, ExpertRegistry
+from gateway.guard import Breaker
 from gateway.metrics import Metrics
 from routers.base import Decision, FloatArray, Router, RouterError
+from routers.keyword import KeywordRouter
 from routers.text import RequestText, read_request
 
-MOST_CHARS_PER_TOKEN = 16
-"""Only what is certain not to fit is refused here: no tokenizer in use does better than this."""
+LIKELY_CHARS_PER_TOKEN = 3.0
+"""A cautious estimate of what a tokenizer makes of text."""
+MOST_CHARS_PER_TOKEN = 16.0
+"""What is certain not to fit is refused: no tokenizer in use does better than this."""
+LONG_CHARS = 200_000
+"""Conversations longer than this are read beside the event loop."""
+MOST_ASKING = 64
+"""Questions of routers that ask a service, at the same time."""
+ROUTER_FAILURES = 3
+"""Failures in a row after which such a router is left alone for a while."""
 
 SWITCH_MARGIN = 0.5
 """By how much more probable than the category before a new one must be to change the expert."""
@@ -104,6 +114,8 @@ class Planner:
         self._cache = cache
         self._sessions = sessions
         self._executor = executor
+        self._asking = ThreadPoolExecutor(MOST_ASKING, "ask")
+        self._breaker = Breaker(ROUTER_FAILURES)
         self._metrics = metrics
 
     async def plan(
@@ -112,12 +124,15 @@ class Planner:
         messages: Sequence[Mapping[str, Any]],
         needs: Collection[str],
         tenant: str,
+        max_tokens: int = 0,
         session: bytes | None = None,
     ) -> Plan:
         """Return where a request goes.
 
         Parameters
         ----------
+        max_tokens : int
+            Most tokens of the answer; 0 when there is no limit.
         session : bytes or None
             Key of the conversation that it goes on with; None when it begins one.
 
@@ -137,14 +152,15 @@ class Planner:
                 f"'model' must be one of: {', '.join((*routes, *registry))}; got {model[:80]!r}.",
                 param="model",
             )
-        candidates = able(registry, messages, needs)
-        reading = read_request(messages)
+        candidates = able(registry, messages, needs, max_tokens)
+        reading = await self._read(messages)
         router, probabilities, cache = await self._choose(reading.text, tenant)
         decision = self.composition.decide(router, probabilities)
         ranked = self.composition.mapping.rank(decision, candidates, routes[model])
         kept = await self._kept(session, reading.text, decision, router, candidates)
         experts = tuple(registry[name] for name in dict.fromkeys((*kept, *ranked)))
-        spent = 0.0 if cache == "hit" else router.active_params_b
+        by_rule = isinstance(router, KeywordRouter) and router.matches(reading.text)
+        spent = 0.0 if cache == "hit" or by_rule else router.active_params_b
         stuck = experts[0].name != ranked[0]
         return Plan(experts, decision, reading, router, cache, spent, stuck)
 
@@ -170,15 +186,32 @@ class Planner:
         if self._sessions is not None:
             self._sessions.set(key, Session(expert.name, decision.category))
 
+    async def _read(self, messages: Sequence[Mapping[str, Any]]) -> RequestText:
+        """Read a conversation; a very long one beside the event loop."""
+        if count_chars(messages) < LONG_CHARS:
+            return read_request(messages)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, read_request, messages)
+
     async def _choose(self, text: str, tenant: str) -> tuple[Router, FloatArray, Cache]:
         """Return the first router that answers, and its row for a text."""
         *asked, trained = self.composition.routers
         for router in asked:
+            if self._breaker.rests_for_s > 0:
+                continue
+            probe = self._breaker.begin()
             try:
-                return router, *await self._probabilities(router, text, tenant)
+                chosen = router, *await self._probabilities(router, text, tenant)
             except RouterError as error:
+                self._breaker.failed(probe=probe)
                 self._metrics.router_failures.labels(router.name).inc()
                 _log.warning("router failed", extra={"fields": {"why": str(error)}})
+            except BaseException:
+                self._breaker.abandoned(probe=probe)
+                raise
+            else:
+                self._breaker.succeeded()
+                return chosen
         return trained, *await self._probabilities(trained, text, tenant)
 
     async def _probabilities(
@@ -199,8 +232,15 @@ class Planner:
 
     async def _classify(self, router: Router, text: str) -> FloatArray:
         started_s = time.perf_counter()
+        trained = router is self.composition.routers[-1]
+        # routers that ask a service wait: they must not hold up those that compute
+        executor = self._executor if trained else self._asking
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(self._executor, router.predict_proba, [text])
+        try:
+            async with asyncio.timeout(None if trained else self.composition.ask_timeout_s):
+                rows = await loop.run_in_executor(executor, router.predict_proba, [text])
+        except TimeoutError as error:
+            raise RouterError(f"{router.name} did not answer in time") from error
         self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
         row: FloatArray = rows[0]
         return row
@@ -225,9 +265,14 @@ def pays(decision: Decision, text: str, categories: Sequence[str], before: str) 
 
 
 def able(
-    registry: ExpertRegistry, messages: Sequence[Mapping[str, Any]], needs: Collection[str]
+    registry: ExpertRegistry,
+    messages: Sequence[Mapping[str, Any]],
+    needs: Collection[str],
+    max_tokens: int,
 ) -> tuple[str, ...]:
     """Return the names of the experts that can take a request: capabilities, then context.
+
+    Experts that likely hold it, or else those that possibly do: tokens are not counted here.
 
     Raises
     ------
@@ -243,19 +288,21 @@ def able(
             "Leave it out, or list it under an expert's capabilities in experts.yaml."
         )
     n_chars = count_chars(messages)
-    windows = [expert.context_window for expert in capable]
-    known = [window for window in windows if window is not None]
-    if len(known) == len(windows) and n_chars > max(known) * MOST_CHARS_PER_TOKEN:
+
+    def fits(expert: Expert, chars_per_token: float) -> bool:
+        window = expert.context_window
+        return window is None or n_chars / chars_per_token + max_tokens <= window
+
+    likely = [expert.name for expert in capable if fits(expert, LIKELY_CHARS_PER_TOKEN)]
+    possible = [expert.name for expert in capable if fits(expert, MOST_CHARS_PER_TOKEN)]
+    if not possible:
+        largest = max(expert.context_window or 0 for expert in capable)
         raise ContextLengthError(
-            f"'messages' hold {n_chars} characters; the largest context window is {max(known)} "
-            "tokens. Shorten the conversation.",
+            f"'messages' hold {n_chars} characters and the answer may take {max_tokens} tokens; "
+            f"the largest context window is {largest} tokens. Shorten the conversation.",
             param="messages",
         )
-    return tuple(
-        expert.name
-        for expert in capable
-        if expert.context_window is None or n_chars <= expert.context_window * MOST_CHARS_PER_TOKEN
-    )
+    return tuple(likely or possible)
 
 
 def count_chars(messages: Sequence[Mapping[str, Any]]) -> int:

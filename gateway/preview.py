@@ -27,7 +27,10 @@ async def preview(config: Path, prompt: str) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as executor:
         planner = Planner(composition, None, None, executor, Metrics(CollectorRegistry()))
         plan = await planner.plan(AUTO, messages, (), DEFAULT_TENANT)
-    return describe(plan)
+    shown = describe(plan)
+    if composition.registry.file.llm_router is not None:
+        shown["note"] = "llm_router is not asked here; ask a running gateway: POST /v1/route"
+    return shown
 
 
 def print_preview(shown: dict[str, Any]) -> None:
@@ -44,6 +47,8 @@ def print_preview(shown: dict[str, Any]) -> None:
     console.print(table)
     console.print(f"fallbacks: {', '.join(shown['ranked'][1:]) or 'none'}")
     console.print(f"router: {shown['router']}; active parameters: {_billions(shown)}")
+    if "note" in shown:
+        console.print(shown["note"])
 
 
 def _billions(shown: dict[str, Any]) -> str:

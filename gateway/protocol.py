@@ -64,6 +64,8 @@ class ChatRequest:
         Whether the client wants the usage in the last chunk of a stream.
     needs : frozenset of str
         Capabilities that an expert must have for this request.
+    max_tokens : int
+        Most tokens of the answer; 0 when the client sets no limit.
     fields : dict of str to Raw
         Every field as the client sent it.
     """
@@ -73,6 +75,7 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     needs: frozenset[str]
+    max_tokens: int
     fields: dict[str, Raw]
 
 
@@ -107,6 +110,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         stream=bool(known.stream),
         include_usage=bool(options.get("include_usage")),
         needs=_needs(known),
+        max_tokens=known.max_completion_tokens or known.max_tokens or 0,
         fields=fields,
     )
 

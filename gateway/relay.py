@@ -81,8 +81,9 @@ def read_body(body: bytes) -> Reading:
         answer = _decode_answer(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExpertError(f"The expert's answer is not a valid completion: {error}.") from error
-    finish = answer.choices[-1].finish_reason if answer.choices else None
-    return Reading(_read_usage(answer), finish)
+    if answer.error is not None or not answer.choices:
+        raise ExpertError("The expert's answer holds no choices.")
+    return Reading(_read_usage(answer), answer.choices[-1].finish_reason)
 
 
 def _read_usage(answer: _Answer) -> Usage | None:

@@ -107,6 +107,7 @@ async def _run(
         supervisor.start([*specs, *workers])
         say(f"starting {len(specs)} local processes and {len(workers)} worker(s) ...")
         ready = asyncio.create_task(_announce(host, port, say))
+        ready.add_done_callback(lambda _: supervisor.settle())
         stopped = asyncio.create_task(stopping.wait())
         failed = asyncio.create_task(supervisor.failed())
         await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
@@ -114,6 +115,7 @@ async def _run(
         for task in (ready, stopped, failed):
             task.cancel()
         say("stopping: open answers are finished first ...")
+        listener.close()  # new clients are refused instead of kept waiting
         await supervisor.stop(WORKER, settings.drain_timeout_s + STOP_SLACK_S)
     say("stopped")
     return code

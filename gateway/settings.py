@@ -17,7 +17,9 @@ _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 class Settings(BaseSettings):
     """Settings; each is read from ``COE_<NAME>``, `redis_url` also from ``REDIS_URL``."""
 
-    model_config = SettingsConfigDict(env_prefix="COE_", frozen=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="COE_", env_ignore_empty=True, frozen=True, populate_by_name=True
+    )
 
     config: Path = Path("experts.yaml")
     """The expert registry."""

@@ -55,7 +55,7 @@ class KeywordRouter:
     Attributes
     ----------
     active_params_b : float
-        The fallback's; a prompt that a rule matches really uses none.
+        The fallback's; a prompt that a rule decides for (`matches`) really uses none.
     min_confidence : float
         The fallback's; a matched prompt is above any.
 
@@ -95,6 +95,10 @@ class KeywordRouter:
             if column is not None:
                 probabilities[row, column] = 1.0
         return probabilities
+
+    def matches(self, text: str) -> bool:
+        """Whether a rule decides for a text, so that no router was really run."""
+        return self._match(text) is not None
 
     def _match(self, text: str) -> int | None:
         """Return the column of the first category with a rule that matches, None without one."""

@@ -51,7 +51,9 @@ class LlmRouter:
     ask : Ask
         Asks the model.
     model : str
-        Name of the model, for `name` and `version`.
+        What to call the model in `name`.
+    served : str
+        What decides its answers, e.g. its address and full name: a part of `version`.
     categories : Mapping of str to str
         Category -> what belongs to it, in a few words.
     active_params_b : float
@@ -73,6 +75,7 @@ class LlmRouter:
         self,
         ask: Ask,
         model: str,
+        served: str,
         categories: Mapping[str, str],
         active_params_b: float,
         method: Method = "logprobs",
@@ -89,7 +92,7 @@ class LlmRouter:
         self._ask = ask
         self._method = method
         self._system = _system_prompt(categories, method)
-        described = json.dumps([model, method, self._system], ensure_ascii=False)
+        described = json.dumps([model, served, method, self._system], ensure_ascii=False)
         self.version = hashlib.sha256(described.encode()).hexdigest()[:12]
 
     def predict_proba(self, texts: Sequence[str]) -> FloatArray:
@@ -129,6 +132,8 @@ class LlmRouter:
         try:
             first = answer["choices"][0]["logprobs"]["content"][0]
             seen = [(str(item["token"]), float(item["logprob"])) for item in first["top_logprobs"]]
+            if not all(logprob <= 0 for _, logprob in seen):  # NaN is not either
+                raise ValueError("a logprob must be at most 0")
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise RouterError(
                 f"{self.name}: the answer must hold logprobs of its first token; it does not. "
@@ -141,7 +146,7 @@ class LlmRouter:
             if 0 <= label < len(row):
                 row[label] += math.exp(logprob)
         if row.sum() <= 0:
-            raise RouterError(f"{self.name}: the model named no category; it said {seen[:3]}")
+            raise RouterError(f"{self.name}: the model named no category")
         return _rounded(row / row.sum())
 
     def _named(self, text: str, *, with_reason: bool) -> Mapping[str, Any]:
@@ -167,7 +172,7 @@ class LlmRouter:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise RouterError(f"{self.name}: the answer is not the JSON that was asked") from error
         if category not in self.categories_:
-            raise RouterError(f"{self.name}: {category!r} is not a category")
+            raise RouterError(f"{self.name}: what the model named is no category")
         return named
 
     def _question(self, text: str) -> dict[str, Any]:

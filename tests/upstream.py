@@ -149,6 +149,8 @@ class Upstream:
         if counted is not None:
             await response.write(usage_chunk(counted))
         await response.write(b"data: [DONE]\n\n")
+        if kind == "late" and request.transport is not None:
+            request.transport.abort()
         return response
 
     async def breaks(self, request: web.Request, kind: str, response: web.StreamResponse) -> bool:

@@ -39,25 +39,22 @@ async def chat_completions(request: Request) -> Response:
 
 
 def read_timeout_s(headers: Mapping[str, str]) -> float | None:
-    """Return how long a client will wait, in seconds; None when it does not say.
-
-    ``x-coe-timeout-s`` is ours, ``x-stainless-timeout`` what the official clients send.
+    """Return ``x-coe-timeout-s``: how long a client will wait; None when it does not say.
 
     Raises
     ------
     InvalidRequestError
-        When ours is not a positive number.
+        When it is not a positive number.
     """
-    ours = headers.get("x-coe-timeout-s")
-    sent = ours or headers.get("x-stainless-timeout", "")
+    sent = headers.get("x-coe-timeout-s")
+    if sent is None:
+        return None
     try:
         timeout_s = float(sent)
     except ValueError:
         timeout_s = 0.0
     if 0 < timeout_s <= MOST_TIMEOUT_S:
         return timeout_s
-    if ours is None:
-        return None
     raise InvalidRequestError(
         f"'x-coe-timeout-s' must be seconds, above 0 and at most {MOST_TIMEOUT_S}.",
         param="x-coe-timeout-s",

@@ -12,6 +12,7 @@ from gateway.api.body import read_body
 from gateway.auth import authenticate
 from gateway.composition import label
 from gateway.errors import InvalidRequestError
+from gateway.experts import AUTO
 from gateway.planner import Plan
 from gateway.protocol import parse_chat_request
 from gateway.services import services_of
@@ -24,6 +25,7 @@ _BODY = {"content": {"application/json": {"schema": _PROMPT}}, "required": True}
 
 class _Prompt(msgspec.Struct):
     prompt: str
+    model: str = AUTO
 
 
 @router.post("/route", openapi_extra={"requestBody": _BODY})
@@ -40,13 +42,13 @@ async def route(request: Request) -> dict[str, Any]:
 def _as_chat(body: bytes) -> bytes:
     """Return a chat completion request for a body with a ``prompt``; others as they are."""
     try:
-        prompt = msgspec.json.decode(body, type=_Prompt).prompt
+        asked = msgspec.json.decode(body, type=_Prompt)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return body  # judged, and refused with a reason, by parse_chat_request
-    if not prompt.strip():
+    if not asked.prompt.strip():
         raise InvalidRequestError("'prompt' must not be empty.", param="prompt")
-    message = {"role": "user", "content": prompt}
-    return msgspec.json.encode({"model": "auto", "messages": [message]})
+    message = {"role": "user", "content": asked.prompt}
+    return msgspec.json.encode({"model": asked.model, "messages": [message]})
 
 
 def describe(plan: Plan) -> dict[str, Any]:

@@ -68,7 +68,9 @@ class ExpertAsk:
                 raise RouterError(f"expert {name!r} answered {response.status} to the LLM router")
             answer: Mapping[str, Any] = json.loads(content)
         except (OSError, HTTPException, ValueError) as error:
-            raise RouterError(f"expert {name!r} did not answer the LLM router: {error}") from error
+            raise RouterError(
+                f"expert {name!r} did not answer the LLM router: {type(error).__name__}"
+            ) from error
         finally:
             connection.close()
         return answer

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 from urllib.parse import quote
 
 import numpy as np
-from cachetools import LRUCache
+from cachetools import TTLCache
 
 from gateway.cache.link import Link
 from gateway.errors import CacheError
@@ -63,7 +63,7 @@ class RedisChoiceCache:
     def __init__(self, link: Link, ttl_s: int) -> None:
         self._link = link
         self._ttl_s = ttl_s
-        self._local: LRUCache[bytes, FloatArray] = LRUCache(LOCAL_CHOICES)
+        self._local: TTLCache[bytes, FloatArray] = TTLCache(LOCAL_CHOICES, ttl_s)
 
     async def get(self, key: bytes, n_categories: int) -> FloatArray | None:
         """See `ChoiceCache.get`."""

@@ -7,9 +7,9 @@ all of it anew, and a follow-up like "commit it" says little by itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,6 +17,7 @@ from gateway.cache.link import Link
 from gateway.errors import CacheError
 
 PREFIX = "coe:1:session"
+_TELLING = ("model", "user", "tools", "prompt_cache_key")
 TTL_S = 3600
 """A conversation that rests for longer starts anew, in seconds."""
 
@@ -76,29 +77,51 @@ class RedisSessions:
             return
 
 
-def session_key(
-    tenant: str, named: str | None, fields: Mapping[str, Any], messages: list[dict[str, Any]]
-) -> bytes:
-    """Return the key of a conversation; two tenants never share one.
+class SessionKeys(NamedTuple):
+    """Where a conversation is looked up and where it is kept for its next turn.
+
+    Attributes
+    ----------
+    so_far : bytes or None
+        None for the first turn of a conversation without a name: there is nothing to look up.
+    """
+
+    so_far: bytes | None
+    next: bytes
+
+
+def session_keys(
+    tenant: str, named: str | None, fields: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]
+) -> SessionKeys:
+    """Return the keys of a conversation; two tenants never share one.
 
     Parameters
     ----------
     named : str or None
-        What the client calls it (``x-session-id``); None when it does not, and it is then known by
-        ``prompt_cache_key``, else by what does not change from turn to turn: ``user``, ``tools``,
-        and the messages up to the first of the user.
+        What the client calls it (``x-session-id``). None: it is known by what was said. Its next
+        request repeats all turns of the user and adds one, so it is kept under all of them and
+        looked up under all but the last. Two conversations that only begin alike stay apart.
     fields : Mapping
-        The fields of the request, not decoded.
+        The fields of the request, not decoded: ``model``, ``user``, ``tools`` and
+        ``prompt_cache_key`` tell conversations apart too.
     """
     if named is not None:
-        known: list[bytes] = [b"named", named.encode("utf-8", "surrogatepass")]
-    elif "prompt_cache_key" in fields:
-        known = [b"cache", bytes(fields["prompt_cache_key"])]
-    else:
-        first = next((i for i, m in enumerate(messages) if m["role"] == "user"), len(messages))
-        same = [bytes(fields.get(name, b"")) for name in ("user", "tools")]
-        known = [b"start", *same, msgspec.json.encode(messages[: first + 1])]
+        key = _key(tenant, b"named", named.encode("utf-8", "surrogatepass"))
+        return SessionKeys(key, key)
+    same = [bytes(fields.get(name, b"")) for name in _TELLING]
+    lasting = [m for m in messages if m["role"] in {"user", "system", "developer"}]
+    turns = [msgspec.json.encode([m["role"], m.get("content")]) for m in lasting]
+    last = max((i for i, m in enumerate(lasting) if m["role"] == "user"), default=0)
+    before = turns[:last]
+    has_turns = any(m["role"] == "user" for m in lasting[:last])
+    return SessionKeys(
+        _key(tenant, b"said", *same, *before) if has_turns else None,
+        _key(tenant, b"said", *same, *turns),
+    )
+
+
+def _key(tenant: str, *parts: bytes) -> bytes:
     digest = blake2b(digest_size=16)
-    for part in (tenant.encode(), *known):
+    for part in (tenant.encode("utf-8", "surrogatepass"), *parts):
         digest.update(len(part).to_bytes(8, "big") + part)
     return f"{PREFIX}:{digest.hexdigest()}".encode()

@@ -40,7 +40,7 @@ class ChildSpec:
     pass_fds : tuple of int
         File descriptors it inherits.
     fatal_exit_codes : frozenset of int
-        Exit codes after which a restart is useless.
+        Exit codes after which a restart is useless, as long as it has not `settled`.
     """
 
     name: str
@@ -68,6 +68,8 @@ class Child:
         What to tell an operator, e.g. ``started`` or ``restarting: killed by signal 9``.
     pid : int or None
         None while it does not run.
+    settled : bool
+        Whether it has worked once: what ends it then may be mended while the others go on.
     """
 
     def __init__(self, spec: ChildSpec, on_change: Callable[[], None]) -> None:
@@ -77,6 +79,7 @@ class Child:
         self._on_change = on_change
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
+        self.settled = False
 
     async def run(self) -> int:
         """Keep it running; returns the exit code that ended it for good, 0 after `stop`."""
@@ -86,7 +89,7 @@ class Child:
             code = await self._run_once()
             if self._stopping:
                 break
-            if code in self.spec.fatal_exit_codes:
+            if code in self.spec.fatal_exit_codes and not self.settled:
                 return code
             if time.monotonic() - started_s > STEADY_AFTER_S:
                 delay_s = FIRST_DELAY_S

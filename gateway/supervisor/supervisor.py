@@ -45,6 +45,11 @@ class Supervisor:
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         return next(iter(done)).result()
 
+    def settle(self) -> None:
+        """Note that all children work: from now on each is restarted, however it ends."""
+        for child in self._children:
+            child.settled = True
+
     async def stop(self, prefix: str = "", grace_s: float = STOP_GRACE_S) -> None:
         """Stop the children whose name starts with `prefix`."""
         chosen = [child for child in self._children if child.spec.name.startswith(prefix)]

@@ -80,7 +80,7 @@ def _hugging_face(name: str, reference: str) -> Path:
 
     try:
         return _checked(name, Path(hf_hub_download(f"{owner}/{repository}", file)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ConfigError(
             f"expert {name!r}: hf:{reference} can be neither found in the local cache nor "
             f"downloaded: {str(error).splitlines()[0]}"

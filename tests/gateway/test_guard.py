@@ -26,8 +26,7 @@ def clock() -> Clock:
 
 def fail(breaker: Breaker, times: int = 1) -> None:
     for _ in range(times):
-        breaker.begin()
-        breaker.failed()
+        breaker.failed(probe=breaker.begin())
 
 
 def test_it_opens_after_failures_in_a_row_only(clock: Clock) -> None:
@@ -67,24 +66,30 @@ def test_a_probe_whose_client_left_lets_the_next_one_through(clock: Clock) -> No
     breaker = Breaker(1, clock)
     fail(breaker)
     clock.now_s += FIRST_REST_S
-    breaker.begin()
-    breaker.abandoned()
+    breaker.abandoned(probe=breaker.begin())
     assert breaker.rests_for_s == 0
 
 
 def test_it_waits_as_long_as_the_expert_asks_within_reason(clock: Clock) -> None:
     breaker = Breaker(3, clock)
-    breaker.failed(retry_after_s=7)
+    breaker.failed(probe=False, asked_s=7)
     assert breaker.rests_for_s == 7
-    breaker.failed(retry_after_s=10_000)
+    breaker.failed(probe=False, asked_s=10_000)
     assert breaker.rests_for_s == LAST_REST_S
 
 
 def test_null_never_opens(clock: Clock) -> None:
     breaker = Breaker(None, clock)
     fail(breaker, 100)
-    breaker.failed(retry_after_s=7)
+    breaker.failed(probe=False, asked_s=7)
     assert breaker.rests_for_s == 0
+
+
+def test_calls_that_fail_together_open_it_once(clock: Clock) -> None:
+    breaker = Breaker(3, clock)
+    for _ in range(8):
+        breaker.failed(probe=False)
+    assert breaker.rests_for_s == FIRST_REST_S
 
 
 @given(st.integers(1, 300))

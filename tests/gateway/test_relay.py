@@ -106,11 +106,17 @@ def test_words_of_the_answer_are_not_taken_for_fields() -> None:
     [
         ({"choices": [{"finish_reason": "stop"}], "usage": USAGE}, Reading(Usage(11, 4), "stop")),
         ({"choices": [{"finish_reason": "length"}]}, Reading(None, "length")),
-        ({"choices": [], "usage": None}, Reading()),
+        ({"choices": [{}], "usage": None}, Reading()),
     ],
 )
 def test_a_whole_answer_is_read(body: dict[str, Any], reading: Reading) -> None:
     assert read_body(json.dumps(body).encode()) == reading
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"error": {"message": "no"}}', b'{"choices": []}'])
+def test_an_answer_without_choices_is_a_failure_of_the_expert(body: bytes) -> None:
+    with pytest.raises(ExpertError, match="holds no choices"):
+        read_body(body)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"choices": [', b"<html>", b"\xff", b"[" * 10**5])
@@ -122,7 +128,7 @@ def test_an_answer_that_is_no_completion_is_a_failure_of_the_expert(body: bytes)
 @pytest.mark.parametrize("count", ["-1", "1.5", "null", "1e999", "9" * 400, '"4"'])
 def test_token_counts_that_cannot_be_are_not_counted(count: str) -> None:
     usage = f'"usage": {{"prompt_tokens": 1, "completion_tokens": {count}}}'
-    assert read_body(f'{{"choices": [], {usage}}}'.encode()).usage is None
+    assert read_body(f'{{"choices": [{{}}], {usage}}}'.encode()).usage is None
     event = f'data: {{"choices": [], {usage}}}\n\n'.encode()
     stream = relay()
     assert passed(stream, STOP, event, DONE) == STOP + event + DONE

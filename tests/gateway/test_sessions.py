@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.cache.sessions import session_key
+from gateway.cache.sessions import session_keys
 from gateway.planner import SWITCH_MARGIN, pays
 from routers.base import decide
 from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
@@ -92,16 +92,29 @@ texts = st.text(max_size=20)
 @given(texts, texts, texts, texts)
 def test_tenants_and_names_never_share_a_conversation(a: str, b: str, c: str, d: str) -> None:
     messages = [{"role": "user", "content": "hello"}]
-    one, other = (session_key(t.encode().hex(), n, {}, messages) for t, n in ((a, b), (c, d)))
+    one, other = (session_keys(tenant, name, {}, messages) for tenant, name in ((a, b), (c, d)))
     assert (one == other) is ((a, b) == (c, d))
 
 
-def test_a_conversation_is_known_by_its_beginning() -> None:
-    first = {"role": "user", "content": "hello"}
-    later = [first, {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}]
-    system = {"role": "system", "content": "z"}
-    assert session_key("t", None, {}, [first]) == session_key("t", None, {}, later)
-    assert session_key("t", None, {}, [first]) != session_key("t", None, {}, [system, first])
-    assert session_key("t", None, {}, [first]) != session_key("t", None, {"user": b'"u"'}, [first])
-    key = {"prompt_cache_key": b'"k"'}
-    assert session_key("t", None, key, [first]) == session_key("t", None, key, [system])
+def turns(*said: str) -> list[dict[str, Any]]:
+    messages = []
+    for text in said:
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": "Done."}]
+    return messages[:-1]
+
+
+def test_a_conversation_is_found_by_its_next_turn_alone() -> None:
+    first = session_keys("t", None, {}, turns("a"))
+    second = session_keys("t", None, {}, turns("a", "b"))
+    assert first.so_far is None
+    assert second.so_far == first.next
+    third = session_keys("t", None, {}, turns("a", "b", "c"))
+    assert third.so_far == second.next
+    elsewhere = session_keys("t", None, {}, turns("a", "x", "c"))
+    assert elsewhere.so_far not in {first.next, second.next, third.so_far}
+
+
+@pytest.mark.parametrize("name", ["model", "user", "tools", "prompt_cache_key"])
+def test_what_tells_conversations_apart(name: str) -> None:
+    plain = session_keys("t", None, {}, turns("a", "b"))
+    assert session_keys("t", None, {name: b'"x"'}, turns("a", "b")) != plain
