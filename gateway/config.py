@@ -156,7 +156,7 @@ def _dotted(location: Location) -> str:
 def _fault(item: ErrorDetails) -> tuple[Location, str]:
     """Put one pydantic error in our words."""
     location = item["loc"]
-    if location[0] == "mapping" and location[1:2] in ((TABLE_FORM,), (RANKS_FORM,)):
+    if location[:2] in {("mapping", TABLE_FORM), ("mapping", RANKS_FORM)}:
         location = ("mapping", *location[2:])  # the form is no key of the file
     kind, got = item["type"], item["input"]
     where = _dotted(location)
