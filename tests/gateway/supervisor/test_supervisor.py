@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,13 @@ def test_a_killed_worker_is_replaced(gateway: Gateway) -> None:
     assert gateway.child(WORKER).pid != worker.pid
 
 
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """A folder whose path leaves room for the name of a socket, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        yield Path(folder)
+
+
 def run_dirs(folder: Path) -> list[Path]:
     return list(folder.glob("coe-*"))
 
@@ -124,19 +132,19 @@ def all_gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() for process in processes)
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
-    with run_gateway(REPO / "experts.yaml", tmp_path, TMPDIR=str(tmp_path)) as gateway:
+def test_ctrl_c_leaves_nothing(tmp_path: Path, short_dir: Path) -> None:
+    with run_gateway(REPO / "experts.yaml", tmp_path, TMPDIR=str(short_dir)) as gateway:
         children = gateway.children()
         assert len(children) == 3
-        assert run_dirs(tmp_path)
+        assert run_dirs(short_dir)
         gateway.process.send_signal(signal.SIGINT)
         assert gateway.process.wait(30) == 0
         assert all_gone(children)
-        assert run_dirs(tmp_path) == []
+        assert run_dirs(short_dir) == []
 
 
-def test_a_killed_gateway_leaves_no_process(tmp_path: Path) -> None:
-    with run_gateway(REPO / "experts.yaml", tmp_path, TMPDIR=str(tmp_path)) as gateway:
+def test_a_killed_gateway_leaves_no_process(tmp_path: Path, short_dir: Path) -> None:
+    with run_gateway(REPO / "experts.yaml", tmp_path, TMPDIR=str(short_dir)) as gateway:
         children = gateway.children()
         assert len(children) == 3
         gateway.process.kill()
@@ -144,11 +152,13 @@ def test_a_killed_gateway_leaves_no_process(tmp_path: Path) -> None:
         wait_for(lambda: all_gone(children))
 
 
-def test_a_stop_lets_an_open_answer_finish(upstream: UpstreamServer, tmp_path: Path) -> None:
+def test_a_stop_lets_an_open_answer_finish(
+    upstream: UpstreamServer, tmp_path: Path, short_dir: Path
+) -> None:
     experts = [{"name": "paced", "base_url": upstream.base_url}]
     config = write_experts(tmp_path / "experts.yaml", experts, {})
     body = {"model": "paced", "messages": [{"role": "user", "content": "x"}], "stream": True}
-    with run_gateway(config, tmp_path, TMPDIR=str(tmp_path)) as gateway:
+    with run_gateway(config, tmp_path, TMPDIR=str(short_dir)) as gateway:
         children = gateway.children()
         url = f"{gateway.url}/v1/chat/completions"
         with httpx.stream("POST", url, json=body, timeout=30) as answer:
@@ -159,7 +169,7 @@ def test_a_stop_lets_an_open_answer_finish(upstream: UpstreamServer, tmp_path: P
         assert rest.endswith("data: [DONE]\n\n")
         assert gateway.process.wait(30) == 0
         assert all_gone(children)
-        assert run_dirs(tmp_path) == []
+        assert run_dirs(short_dir) == []
         assert gateway.requests_logged()[-1]["outcome"] == "ok"
 
 
@@ -180,9 +190,9 @@ def test_a_stop_does_not_wait_for_ever(upstream: UpstreamServer, tmp_path: Path)
 
 def refusal(tmp_path: Path, config: Path, **environ: str) -> str:
     """Start a gateway that must refuse to; returns what it said."""
-    with run_gateway(config, tmp_path, ready=False, TMPDIR=str(tmp_path), **environ) as gateway:
+    with run_gateway(config, tmp_path, ready=False, TMPDIR=str(short_dir), **environ) as gateway:
         assert gateway.process.wait(30) == 2
-    assert run_dirs(tmp_path) == []
+    assert run_dirs(short_dir) == []
     said = gateway.log_path.read_text()
     assert "Traceback" not in said
     return said
