@@ -190,9 +190,10 @@ def test_a_stop_does_not_wait_for_ever(upstream: UpstreamServer, tmp_path: Path)
 
 def refusal(tmp_path: Path, config: Path, **environ: str) -> str:
     """Start a gateway that must refuse to; returns what it said."""
-    with run_gateway(config, tmp_path, ready=False, TMPDIR=str(short_dir), **environ) as gateway:
-        assert gateway.process.wait(30) == 2
-    assert run_dirs(short_dir) == []
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as folder:
+        with run_gateway(config, tmp_path, ready=False, TMPDIR=folder, **environ) as gateway:
+            assert gateway.process.wait(30) == 2
+        assert run_dirs(Path(folder)) == []
     said = gateway.log_path.read_text()
     assert "Traceback" not in said
     return said
