@@ -33,11 +33,14 @@ class Composition:
     routers : tuple of Router
         Asked in this order until one answers; they have the same categories. The last one is
         trained, runs in this process, and always answers.
+    llm_router : LlmRouter or None
+        The one among them that can say why; None without one.
     """
 
     registry: ExpertRegistry
     routers: tuple[Router, ...]
     mapping: ExpertMapping
+    llm_router: LlmRouter | None = None
 
     @property
     def routes(self) -> dict[str, str]:
@@ -119,12 +122,13 @@ def compose(registry: ExpertRegistry, ask: AskExpert | None = None) -> Compositi
         trained = load_router(registry.router_path)
         mapping.check(trained.categories_)
         routers: list[Router] = [trained]
-        config = registry.file.llm_router
+        config, llm = registry.file.llm_router, None
         if config is not None and ask is not None:
-            routers.insert(0, llm_router(registry, config, mapping, trained.categories_, ask))
+            llm = llm_router(registry, config, mapping, trained.categories_, ask)
+            routers.insert(0, llm)
         if registry.file.keywords:
             routers = [KeywordRouter(registry.file.keywords, router) for router in routers]
-    return Composition(registry, tuple(routers), mapping)
+    return Composition(registry, tuple(routers), mapping, llm)
 
 
 def llm_router(

@@ -164,6 +164,19 @@ class Planner:
         stuck = experts[0].name != ranked[0]
         return Plan(experts, decision, reading, router, cache, spent, stuck)
 
+    async def explain(self, text: str) -> dict[str, str] | None:
+        """Return the category that the LLM router names, and its reason; None when it has none."""
+        router = self.composition.llm_router
+        if router is None:
+            return None
+        loop = asyncio.get_running_loop()
+        try:
+            category, reason = await loop.run_in_executor(self._asking, router.explain, text)
+        except RouterError as error:
+            _log.warning("router failed", extra={"fields": {"why": str(error)}})
+            return None
+        return {"category": category, "reason": reason}
+
     async def _kept(
         self,
         key: bytes | None,

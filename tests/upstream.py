@@ -53,6 +53,8 @@ def letter(body: Asked, chosen: str) -> web.Response:
         return web.json_response({}, status=500)
     alternatives = [{"token": chosen, "logprob": -0.25}, {"token": "the", "logprob": -2.0}]
     answer = completion(chosen, USAGE)
+    if body.response_format is not None:
+        answer = completion('{"reason": "It names a contract.", "category": "law"}', USAGE)
     answer["choices"][0]["logprobs"] = {"content": [{"top_logprobs": alternatives}]}
     return web.json_response(answer)
 
@@ -64,6 +66,7 @@ class Asked(msgspec.Struct):
     messages: msgspec.Raw
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
 
 
 LAST_EVENTS = {

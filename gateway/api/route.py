@@ -28,15 +28,25 @@ class _Prompt(msgspec.Struct):
     model: str = AUTO
 
 
+class _Wish(msgspec.Struct):
+    explain: bool = False
+
+
 @router.post("/route", openapi_extra={"requestBody": _BODY})
 async def route(request: Request) -> dict[str, Any]:
-    """Say where a request would go; takes ``{"prompt": ...}`` or a chat completion request."""
+    """Say where a request would go; takes ``{"prompt": ...}`` or a chat completion request.
+
+    With ``"explain": true`` the LLM router, where there is one, also gives its reason.
+    """
     services = services_of(request)
     tenant = authenticate(request, services.settings)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
     chat = parse_chat_request(_as_chat(body))
     plan = await services.planner.plan(chat.model, chat.messages, chat.needs, tenant)
-    return describe(plan)
+    shown = describe(plan)
+    if msgspec.json.decode(body, type=_Wish).explain and plan.reading is not None:
+        shown["explanation"] = await services.planner.explain(plan.reading.text)
+    return shown
 
 
 def _as_chat(body: bytes) -> bytes:

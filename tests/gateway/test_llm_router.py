@@ -74,6 +74,15 @@ def test_keywords_go_before_both(gateway: Gateway) -> None:
     assert headers["x-coe-confidence"] == "1.0000"
 
 
+def test_the_expert_says_why_when_asked(gateway: Gateway) -> None:
+    asked = {"prompt": "Is this contract valid?", "explain": True}
+    shown = gateway.post("/v1/route", json=asked).json()
+    assert shown["explanation"] == {"category": "law", "reason": "It names a contract."}
+    assert "explanation" not in gateway.post("/v1/route", json={"prompt": "hello"}).json()
+    broken = {**asked, "prompt": "The elevator is out of order."}
+    assert gateway.post("/v1/route", json=broken).json()["explanation"] is None
+
+
 # the asking alone
 
 
