@@ -11,10 +11,9 @@ import numpy as np
 from eval.baselines import METHODS
 from eval.replay import replay
 from eval.samples import cache_folder, embedded, make_samples
-from routers.artifact import DEFAULT_FOLDER, load_router, read_card
+from routers.artifact import DEFAULT_FOLDER, load_encoder, load_router
 from routers.cli import progress_bars
 from routers.data import DataError
-from routers.encoder import SentenceEncoder
 from routers.scores import Pool, ScoreTable, read_scores, read_sizes
 
 _FEWEST_PROMPTS = 20
@@ -43,7 +42,7 @@ def run_replay(
     chosen = _chosen_methods(methods, router_folder is not None)
     table, pool, left_out = _common(read_scores(files), read_sizes(sizes), experts)
     folder = cache or cache_folder()
-    encoder = SentenceEncoder(encoder_folder or DEFAULT_FOLDER, _max_tokens(encoder_folder))
+    encoder = load_encoder(encoder_folder or DEFAULT_FOLDER)
     with progress_bars() as progress:
         embeddings = embedded(table.prompts, encoder, folder, progress)
     routed, router_active_b = None, encoder.active_params_b
@@ -54,11 +53,6 @@ def run_replay(
     with progress_bars() as progress:
         found = replay(samples, chosen, splits, seed=seed, progress=progress)
     return {**found, "router_active_params_b": router_active_b, "left_out": left_out}
-
-
-def _max_tokens(encoder_folder: Path | None) -> int:
-    """Return how much of a prompt is read: as much as the encoder's own router reads."""
-    return int(read_card(encoder_folder or DEFAULT_FOLDER).settings["max_tokens"])
 
 
 def _chosen_methods(names: str | None, with_router: bool) -> list[str]:

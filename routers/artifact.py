@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from routers.card import FORMAT, Card, render
+from routers.encoder import SentenceEncoder
 from routers.registry import StoredRouter, router_class, router_types
 
 CARD_FILE = "router.json"
@@ -47,6 +48,22 @@ def load_router(folder: Path) -> StoredRouter:
             repr(card.version),
         )
     return router
+
+
+def load_encoder(folder: Path) -> SentenceEncoder:
+    """Open the encoder of an artifact; it reads as much of a text as the artifact's router.
+
+    Raises
+    ------
+    ArtifactError
+        The folder is not an artifact, or its router has no encoder of its own.
+    """
+    settings = read_card(folder).settings
+    if "router" in settings:  # behind a language gate
+        settings = settings["router"]["settings"]
+    if "max_tokens" not in settings:
+        raise _error(folder, "must hold a router with an encoder of its own", "another router")
+    return SentenceEncoder(folder, settings["max_tokens"])
 
 
 def read_card(folder: Path) -> Card:

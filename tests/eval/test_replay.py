@@ -12,8 +12,7 @@ from eval.baselines import METHODS
 from eval.cli import eval_group
 from eval.replay import halves, replay
 from eval.samples import Samples, embedded, make_samples
-from routers.artifact import DEFAULT_FOLDER, read_card
-from routers.encoder import SentenceEncoder
+from routers.artifact import DEFAULT_FOLDER, load_encoder
 from routers.finer import Prompts
 from routers.scores import Pool
 
@@ -128,7 +127,7 @@ def test_a_tie_is_called_a_tie() -> None:
 
 
 def test_embeddings_are_kept_in_a_file(tmp_path: Path) -> None:
-    encoder = SentenceEncoder(DEFAULT_FOLDER, read_card(DEFAULT_FOLDER).settings["max_tokens"])
+    encoder = load_encoder(DEFAULT_FOLDER)
     first = embedded(["one", "two"], encoder, tmp_path)
     (path,) = tmp_path.iterdir()
     np.save(path, first[::-1])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from routers.arrays import write_arrays
-from routers.artifact import ArtifactError, load_router, save_router
+from routers.artifact import DEFAULT_FOLDER, ArtifactError, load_encoder, load_router, save_router
 from routers.bag import BagRouter
 from tests.prompts import toy_rows
 
@@ -79,6 +79,13 @@ def test_a_changed_card_is_refused(
         load_router(folder)
     assert str(folder) in str(error.value)
     assert "coe train" in str(error.value)
+
+
+def test_the_encoder_of_an_artifact_can_be_had_alone(folder: Path) -> None:
+    encoder = load_encoder(DEFAULT_FOLDER)
+    assert encoder.max_tokens == 96
+    with pytest.raises(ArtifactError, match="an encoder of its own"):
+        load_encoder(folder)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
