@@ -20,10 +20,12 @@ TOP_LOGPROBS = 20
 """Most alternatives that servers of the OpenAI protocol return for a token."""
 ASSUMED_CONFIDENCE = 0.9
 """Probability given to a category that was named without any probabilities."""
-MAX_CHARS = 4000
+MAX_CHARS = 2000
 """Characters of a request that the model is shown; of a longer one, half from each end."""
 DECIMALS = 3
-"""Probabilities are rounded to this: servers that batch differ in the last digits."""
+"""Probabilities are rounded to this. A server that batches other requests with a question may still
+differ in them: only trained routers and rules give the same row to the last bit whatever is in
+flight."""
 _AROUND_LETTER = " \n\"'(.*"
 
 Method = Literal["logprobs", "json_schema"]
