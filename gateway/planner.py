@@ -17,7 +17,7 @@ from gateway.errors import ContextLengthError, InvalidRequestError, ModelNotFoun
 from gateway.experts import Expert, ExpertRegistry
 from gateway.guard import Breaker
 from gateway.metrics import Metrics
-from routers.base import Decision, FloatArray, Router, RouterError
+from routers.base import GENERAL, Decision, FloatArray, Router, RouterError
 from routers.keyword import KeywordRouter
 from routers.text import RequestText, read_request
 
@@ -35,6 +35,8 @@ ROUTER_FAILURES = 3
 SWITCH_MARGIN = 0.5
 """By how much more probable than the category before a new one must be to change the expert."""
 
+SMALL_TALK_MARGIN = 0.9
+"""The same for a new category `general`: there "thanks, looks good" ends up too."""
 LEAST_TOPIC_CHARS = 20
 """A shorter text changes no topic."""
 
@@ -274,7 +276,8 @@ def pays(decision: Decision, text: str, categories: Sequence[str], before: str) 
     if len(text) < LEAST_TOPIC_CHARS:
         return False
     held = decision.probabilities[categories.index(before)] if before in categories else 0.0
-    return bool(decision.confidence - held >= SWITCH_MARGIN)
+    margin = SMALL_TALK_MARGIN if decision.category == GENERAL else SWITCH_MARGIN
+    return bool(decision.confidence - held >= margin)
 
 
 def able(

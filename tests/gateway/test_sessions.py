@@ -74,6 +74,8 @@ def test_a_conversation_can_be_named(gateway: Gateway) -> None:
         ([0.0, 0.0, 1.0], "coding", True),
         ([0.2, 0.05, 0.75], "coding", True),
         ([0.3, 0.1, 0.6], "coding", False),
+        ([0.03, 0.84, 0.13], "coding", False),
+        ([0.0, 0.95, 0.05], "coding", True),
         ([1.0, 0.0, 0.0], "coding", False),
         ([0.0, 0.1, 0.9], "gone", True),
         ([0.1, 0.45, 0.45], "coding", False),
