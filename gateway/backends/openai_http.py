@@ -14,6 +14,8 @@ from gateway.errors import ExpertError, ExpertTimeoutError, ExpertUnavailableErr
 from gateway.experts import Expert
 
 _CHUNK_BYTES = 65_536
+KEEP_ALIVE_S = 4.0
+"""Idle connections are dropped before the 5 s after which uvicorn, and so vLLM, drops them."""
 
 
 @contextmanager
@@ -65,7 +67,7 @@ class HttpResponse:
 
 
 class OpenAIBackend:
-    """Calls experts with aiohttp: one pool for all hosts, one for each local socket.
+    """Calls experts with aiohttp: one pool for all hosts; local sockets are opened anew.
 
     Parameters
     ----------
@@ -124,9 +126,14 @@ class OpenAIBackend:
         if session is None:
             connector: aiohttp.BaseConnector
             if pool:
-                connector = aiohttp.UnixConnector(path=str(self._sockets[pool]), limit=0)
+                # llama.cpp closes a connection after a stream without saying so before: one that
+                # is used again at once would break. A new one on this machine costs next to nothing
+                path = str(self._sockets[pool])
+                connector = aiohttp.UnixConnector(path=path, limit=0, force_close=True)
             else:
-                connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+                connector = aiohttp.TCPConnector(
+                    limit=0, ttl_dns_cache=60, keepalive_timeout=KEEP_ALIVE_S
+                )
             session = self._sessions[pool] = aiohttp.ClientSession(
                 connector=connector,
                 auto_decompress=False,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +118,14 @@ def test_a_killed_worker_is_replaced(gateway: Gateway) -> None:
     # the port stays open: requests wait for the next worker
     assert gateway.get("/healthz").status_code == 200
     assert gateway.child(WORKER).pid != worker.pid
+
+
+def test_every_expert_that_ships_answers_when_it_is_checked() -> None:
+    command = [sys.executable, "-m", "gateway", "experts", "check", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, timeout=100)
+    checked = json.loads(done.stdout)
+    assert [row["error"] for row in checked["experts"]] == [None] * 10
+    assert done.returncode == 0
 
 
 @pytest.fixture
