@@ -1,12 +1,10 @@
 """The cache of routing choices: a router's probabilities for a text, kept across processes.
 
-It can only ever make a request faster: when Redis is gone, slow, full or holds garbage, requests
-go on without it, the failure is counted, and it is tried again after `RETRY_AFTER_S`.
+It can only ever make a request faster: when Redis fails, requests go on without it (`Link`).
 """
 
 from __future__ import annotations
 
-import logging
 from hashlib import blake2b
 from typing import Protocol, cast
 from urllib.parse import quote
@@ -24,7 +22,6 @@ LOCAL_CHOICES = 4096
 """Choices kept in process, in front of Redis."""
 
 _TOLERANCE = 1e-6
-_log = logging.getLogger(__name__)
 
 
 def choice_key(tenant: str, router: Router, text: str) -> bytes:
