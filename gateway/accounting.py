@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
@@ -34,6 +34,8 @@ class Record:
 
     Attributes
     ----------
+    key_id : str or None
+        The visible part of the API key; None without one.
     expert, category, confidence, reason, router, cache : str, float or None
         The choice; None for what was not come to.
     active_params_b, expert_active_params_b : float or None
@@ -50,6 +52,7 @@ class Record:
 
     request_id: str
     tenant: str
+    key_id: str | None = None
     model: str = ""
     stream: bool = False
     expert: str | None = None
@@ -184,12 +187,17 @@ class RedisLedger:
         Unique name of this process.
     metrics : Metrics
         Counted into for every request.
+    charge : callable
+        Told of every record; it cannot raise.
     """
 
-    def __init__(self, redis: Redis, instance: str, metrics: Metrics) -> None:
+    def __init__(
+        self, redis: Redis, instance: str, metrics: Metrics, charge: Callable[[Record], None]
+    ) -> None:
         self._redis = redis
         self._instance = instance.encode()
         self._metrics = metrics
+        self._charge = charge
         self._groups: dict[str, Totals] = {}
         self._failing = False
 
@@ -199,6 +207,7 @@ class RedisLedger:
         for group in _groups_of(record):
             self._groups.setdefault(group, Totals()).add(record)
         self._count(record)
+        self._charge(record)
         _log.info("request", extra={"fields": record.line()})
 
     async def store(self) -> None:

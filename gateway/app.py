@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.accounting import RedisLedger
-from gateway.api import admin, health, openai, route
+from gateway.api import admin, health, keys, openai, route
 from gateway.backends.ask import ExpertAsk
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.choices import RedisChoiceCache
@@ -32,6 +32,8 @@ from gateway.composition import compose
 from gateway.dispatch import Dispatcher
 from gateway.errors import ConfigError, GatewayError, InvalidRequestError
 from gateway.experts import Expert, ExpertRegistry, check_keys
+from gateway.keys import KeyStore
+from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planner import Planner
@@ -80,11 +82,11 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     app = FastAPI(
         title="Composition of Experts gateway", lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    app.add_middleware(RequestId)
+    app.add_middleware(AnswerHeaders)
     app.add_exception_handler(GatewayError, _on_gateway_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_bug)
-    for surface in (openai, route, admin, health):
+    for surface in (openai, route, admin, keys, health):
         app.include_router(surface.router)
     return app
 
@@ -114,9 +116,10 @@ def _services(
     backend = OpenAIBackend(sockets, environ)
     link = Link(redis, metrics)
     cache = RedisChoiceCache(link, settings.choice_ttl_s)
-    ledger = RedisLedger(redis, uuid4().hex, metrics)
     executor = ThreadPoolExecutor(os.cpu_count() or 1, "classify")
     planner = Planner(composition, cache, RedisSessions(link), executor, metrics)
+    limits = Limits(link, lambda: planner.composition.registry.largest_active_params_b)
+    ledger = RedisLedger(redis, uuid4().hex, metrics, limits.charge)
     services = Services(
         settings=settings,
         composition=composition,
@@ -124,6 +127,8 @@ def _services(
         pipeline=Pipeline(planner, Dispatcher(backend, registry, metrics), ledger),
         backend=backend,
         cache=link,
+        keys=KeyStore(link),
+        limits=limits,
         ledger=ledger,
         metrics=metrics,
         children=_children_of(run_dir),
@@ -142,8 +147,11 @@ async def _store_ledger(services: Services) -> None:
         await services.ledger.store()
 
 
-class RequestId:
-    """Gives every request an id, the client's own where it is harmless, and answers with it."""
+class AnswerHeaders:
+    """Gives every request an id, the client's own where it is harmless, and answers with it.
+
+    What is put into ``request.state.headers`` on the way is added to the answer too.
+    """
 
     _harmless = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
@@ -157,20 +165,23 @@ class RequestId:
             return
         asked = dict(scope["headers"]).get(b"x-request-id", b"")
         request_id = asked if self._harmless.fullmatch(asked) else uuid4().hex.encode()
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id.decode()
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
+                more = [(k.encode(), v.encode()) for k, v in state.get("headers", {}).items()]
+                added = [(b"x-request-id", request_id), *more]
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        await self._app(scope, receive, send_with_more)
 
 
 async def _on_gateway_error(_: Request, error: Exception) -> Response:
     if not isinstance(error, GatewayError):
         raise error
-    headers = {}
+    headers = dict(error.headers)
     if error.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(error.retry_after_s))
     return JSONResponse(error.envelope(), error.status, headers)

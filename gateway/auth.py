@@ -1,37 +1,51 @@
-"""Who may call: clients by one key, administrators by their own."""
+"""Who may call: clients by the static key or one of `gateway.keys`, administrators by their own."""
 
 from __future__ import annotations
 
 from hmac import compare_digest
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from starlette.requests import Request
 
 from gateway.errors import AuthenticationError, PermissionDeniedError
+from gateway.keys import PREFIX, Caller
+from gateway.services import services_of
 from gateway.settings import Settings, is_loopback
 
-DEFAULT_TENANT = "default"
 
-
-def authenticate(request: Request, settings: Settings) -> str:
-    """Return the tenant of a client.
+async def authenticate(request: Request) -> Caller:
+    """Return who asks, after counting the request against the limits of its key.
 
     Raises
     ------
     AuthenticationError
-        When a key is set and the request does not carry it.
+        When a key is needed and the request does not carry a good one.
+    KeysUnavailableError
+        When its key cannot be checked because Redis cannot be asked.
+    RateLimitError
+        When a limit of its key is used up.
     PermissionDeniedError
-        When none is set and a page of another site has the browser ask.
+        When no key is needed and a page of another site has the browser ask.
     """
-    if settings.api_key is None and request.headers.get("sec-fetch-site") == "cross-site":
-        raise PermissionDeniedError(
-            "Pages of other sites may not use a gateway without a key. Set COE_API_KEY."
-        )
-    if settings.api_key is not None and not _carries(request, settings.api_key):
+    services = services_of(request)
+    settings, sent = services.settings, sent_key(request)
+    if settings.api_key is not None and _same(sent, settings.api_key):
+        return Caller()
+    if sent.startswith(PREFIX):
+        key = await services.keys.find(sent)
+        # the middleware that adds the request's id adds these to every answer, errors too
+        request.state.headers = await services.limits.admit(key)
+        return Caller(key.tenant, key)
+    if settings.needs_key:
         raise AuthenticationError(
             "No API key, or a wrong one. Send it as 'Authorization: Bearer <key>'."
         )
-    return DEFAULT_TENANT
+    if _asked_by_foreign_page(request):
+        raise PermissionDeniedError(
+            "Pages of other sites may not use a gateway without a key. Set COE_API_KEY."
+        )
+    return Caller()
 
 
 def authorize_admin(request: Request, settings: Settings) -> None:
@@ -42,20 +56,49 @@ def authorize_admin(request: Request, settings: Settings) -> None:
     AuthenticationError
         When an admin key is set and the request does not carry it.
     PermissionDeniedError
-        When none is set and the caller is not on this machine.
+        When none is set and the caller is not on this machine, or a page of another site has the
+        browser ask.
     """
     if settings.admin_key is not None:
-        if not _carries(request, settings.admin_key):
+        if not _same(sent_key(request), settings.admin_key):
             raise AuthenticationError(
                 "No admin key, or a wrong one. Send it as 'Authorization: Bearer <key>'."
             )
         return
-    if request.client is None or not is_loopback(request.client.host):
+    nearby = request.client is not None and is_loopback(request.client.host)
+    if not nearby or _asked_by_foreign_page(request):
         raise PermissionDeniedError(
             "/admin is open to callers on this machine only while COE_ADMIN_KEY is not set."
         )
 
 
-def _carries(request: Request, key: SecretStr) -> bool:
-    sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+def sent_key(request: Request) -> str:
+    """Return the key of a request, as OpenAI's clients send it or as Anthropic's do; '' for none.
+
+    References
+    ----------
+    OpenAI API, ``Authorization: Bearer``; Anthropic API, ``x-api-key``.
+    """
+    bearer = request.headers.get("authorization")
+    if bearer is None:
+        return request.headers.get("x-api-key", "")
+    return bearer.removeprefix("Bearer ")
+
+
+def _asked_by_foreign_page(request: Request) -> bool:
+    """Whether a browser asks for a page that is not of this machine, DNS rebinding included."""
+    if request.headers.get("sec-fetch-site") == "cross-site":
+        return True
+    origin = request.headers.get("origin")
+    return origin is not None and not is_loopback(_host_of(origin))
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _same(sent: str, key: SecretStr) -> bool:
     return compare_digest(sent.encode(), key.get_secret_value().encode())

@@ -21,6 +21,7 @@ _COMMANDS = {
     "serve": "gateway.commands:serve",
     "route": "gateway.commands:route",
     "experts": "gateway.commands:experts",
+    "keys": "gateway.key_commands:keys",
     "train": "routers.cli:train",
     "calibrate": "routers.cli:calibrate",
     "map": "gateway.mapping_commands:map_command",

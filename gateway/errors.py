@@ -5,10 +5,14 @@
     GatewayError                     500 api_error
     ├── InvalidRequestError          400 invalid_request_error
     │   ├── BodyTooLargeError        413 invalid_request_error  request_too_large
+    │   ├── NotFoundError            404 invalid_request_error
     │   ├── ModelNotFoundError       404 invalid_request_error  model_not_found
     │   └── ContextLengthError       400 invalid_request_error  context_length_exceeded
     ├── AuthenticationError          401 authentication_error   invalid_api_key
     ├── PermissionDeniedError        403 permission_error
+    ├── RateLimitError               429 rate_limit_error       rate_limit_exceeded
+    │   └── QuotaError               429 rate_limit_error       insufficient_quota
+    ├── KeysUnavailableError         503 api_error              keys_unavailable
     └── ExpertError                  502 api_error              expert_failed
         ├── ExpertMisusedError       502 api_error              expert_misconfigured
         ├── ExpertBusyError          429 rate_limit_error       expert_busy
@@ -24,6 +28,8 @@ and, when a stream is already open, in an event ``data: {"error": ...}``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 
@@ -38,6 +44,8 @@ class GatewayError(Exception):
         The request field at fault, e.g. ``messages[0].content``; None when it is no one field.
     retry_after_s : float or None
         Seconds after which a retry may succeed; None when waiting does not help.
+    headers : Mapping of str to str
+        Further headers of the answer.
     """
 
     status: ClassVar[int] = 500
@@ -45,12 +53,18 @@ class GatewayError(Exception):
     code: ClassVar[str | None] = None
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after_s: float | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers = headers
 
     def envelope(self) -> dict[str, Any]:
         """Return the OpenAI error object of this error."""
@@ -70,6 +84,12 @@ class BodyTooLargeError(InvalidRequestError):
 
     status = 413
     code = "request_too_large"
+
+
+class NotFoundError(InvalidRequestError):
+    """There is no such thing."""
+
+    status = 404
 
 
 class ModelNotFoundError(InvalidRequestError):
@@ -98,6 +118,27 @@ class PermissionDeniedError(GatewayError):
 
     status = 403
     type = "permission_error"
+
+
+class RateLimitError(GatewayError):
+    """The requests or tokens that an API key may use in a minute are used up."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
+class QuotaError(RateLimitError):
+    """The active parameters that an API key may use in a day are used up."""
+
+    code = "insufficient_quota"
+
+
+class KeysUnavailableError(GatewayError):
+    """An API key cannot be checked because Redis cannot be reached."""
+
+    status = 503
+    code = "keys_unavailable"
 
 
 class ExpertError(GatewayError):

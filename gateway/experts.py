@@ -102,6 +102,11 @@ class ExpertRegistry(Mapping[str, Expert]):
         return sum(size for size in self._weight_sizes().values() if size is not None)
 
     @property
+    def largest_active_params_b(self) -> float:
+        """10^9 active parameters of the largest expert of known size; 0 when none is known."""
+        return max((expert.active_params_b or 0.0 for expert in self.values()), default=0.0)
+
+    @property
     def unknown_weights(self) -> tuple[str, ...]:
         """Weights without a `total_params_b`."""
         return tuple(name for name, size in self._weight_sizes().items() if size is None)

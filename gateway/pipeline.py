@@ -17,6 +17,7 @@ from gateway.composition import label
 from gateway.dispatch import Dispatcher, Opened
 from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError
 from gateway.experts import Expert
+from gateway.keys import Caller
 from gateway.planner import Plan, Planner
 from gateway.protocol import ChatRequest, parse_chat_request, upstream_body
 from gateway.relay import Reading, StreamRelay
@@ -36,8 +37,8 @@ class Call:
 
     Attributes
     ----------
-    tenant : str
-        Who asks; choices are never shared between tenants.
+    caller : Caller
+        Who asks; nothing is ever shared between tenants.
     timeout_s : float or None
         How long the client will wait for the whole answer, in seconds; None: as long as it takes.
     session : str or None
@@ -47,7 +48,7 @@ class Call:
     """
 
     body: bytes
-    tenant: str
+    caller: Caller
     request_id: str
     timeout_s: float | None = None
     session: str | None = None
@@ -93,17 +94,19 @@ class Pipeline:
             When the answer failed before anything of it was sent; after that the client is told
             in the stream.
         """
-        record = Record(call.request_id, call.tenant)
+        tenant = call.caller.tenant
+        record = Record(call.request_id, tenant, call.caller.key_id)
         try:
             async with time_limit(call.timeout_s):
                 request = parse_chat_request(call.body)
                 record.model, record.stream = request.model, request.stream
-                session = session_keys(call.tenant, call.session, request.fields, request.messages)
+                call.caller.check_model(request.model)
+                session = session_keys(tenant, call.session, request.fields, request.messages)
                 plan = await self._planner.plan(
                     request.model,
                     request.messages,
                     request.needs,
-                    call.tenant,
+                    tenant,
                     request.max_tokens,
                     session.so_far if call.sticky else None,
                 )

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from gateway.api.route import describe
-from gateway.auth import DEFAULT_TENANT
 from gateway.composition import compose
 from gateway.experts import AUTO, ExpertRegistry
+from gateway.keys import DEFAULT_TENANT
 from gateway.metrics import Metrics
 from gateway.planner import Planner
 

@@ -12,6 +12,8 @@ from gateway.accounting import Ledger
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.link import Link
 from gateway.composition import Composition
+from gateway.keys import KeyStore
+from gateway.limits import Limits
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planner import Planner
@@ -36,6 +38,8 @@ class Services:
     pipeline: Pipeline
     backend: OpenAIBackend
     cache: Link
+    keys: KeyStore
+    limits: Limits
     ledger: Ledger
     metrics: Metrics
     children: Callable[[], Mapping[str, str]]

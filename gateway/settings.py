@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     config: Path = Path("experts.yaml")
     """The expert registry."""
     host: str = "127.0.0.1"
-    """Address to listen on. Any but a loopback address needs `api_key`."""
+    """Address to listen on. Any but a loopback address needs `api_key` or `require_keys`."""
     port: int = Field(default=8080, ge=0, le=65535)
     """TCP port to listen on; 0 picks a free one."""
     workers: int = Field(default=1, ge=1, le=256)
@@ -38,7 +38,9 @@ class Settings(BaseSettings):
     choice_ttl_s: int = Field(default=86_400, ge=1)
     """How long a routing choice stays cached, in seconds."""
     api_key: SecretStr | None = None
-    """Key that clients must send as ``Authorization: Bearer``; None lets everybody in."""
+    """Key that clients send as ``Authorization: Bearer``; keys of `coe keys` are as good."""
+    require_keys: bool = False
+    """Whether clients need a key also when `api_key` is not set: one of `coe keys`."""
     admin_key: SecretStr | None = None
     """Key of ``/admin``; None admits callers from a loopback address only."""
     max_body_mb: int = Field(default=32, ge=1)
@@ -49,6 +51,11 @@ class Settings(BaseSettings):
     """DEBUG, INFO, WARNING or ERROR."""
     run_dir: Path | None = None
     """Folder for sockets and process state, set by the supervisor; None outside of it."""
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether clients are let in with a key only."""
+        return self.require_keys or self.api_key is not None
 
     def check_redis_url(self) -> None:
         """Refuse a URL that is none of Redis.
@@ -71,12 +78,13 @@ class Settings(BaseSettings):
         Raises
         ------
         ConfigError
-            When `host` is not a loopback address and `api_key` is not set.
+            When `host` is not a loopback address and clients need no key.
         """
-        if self.api_key is None and not is_loopback(self.host):
+        if not self.needs_key and not is_loopback(self.host):
             raise ConfigError(
-                f"host must be a loopback address while no API key is set; got {self.host!r}. "
-                "Set COE_API_KEY, or serve on 127.0.0.1"
+                f"host must be a loopback address while clients need no key; got {self.host!r}. "
+                "Set COE_API_KEY, or COE_REQUIRE_KEYS and make keys with coe keys create, "
+                "or serve on 127.0.0.1"
             )
 
 

@@ -11,6 +11,7 @@ from gateway.api.body import read_body
 from gateway.api.exchange import Exchange
 from gateway.auth import authenticate
 from gateway.errors import InvalidRequestError, ModelNotFoundError
+from gateway.keys import Caller
 from gateway.pipeline import Call
 from gateway.services import Services, services_of
 
@@ -24,12 +25,12 @@ _BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "requi
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation; ``model: auto`` picks the expert, an expert's name pins it."""
     services = services_of(request)
-    tenant = authenticate(request, services.settings)
+    caller = await authenticate(request)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
     headers = request.headers
     call = Call(
         body,
-        tenant,
+        caller,
         request.state.request_id,
         timeout_s=read_timeout_s(headers),
         session=headers.get("x-session-id"),
@@ -65,16 +66,16 @@ def read_timeout_s(headers: Mapping[str, str]) -> float | None:
 async def list_models(request: Request) -> dict[str, Any]:
     """List what `model` may be: ``auto``, ``auto:<preset>`` and the experts."""
     services = services_of(request)
-    authenticate(request, services.settings)
-    return {"object": "list", "data": _models(services)}
+    caller = await authenticate(request)
+    return {"object": "list", "data": _models(services, caller)}
 
 
 @router.get("/models/{name}")
 async def show_model(request: Request, name: str) -> dict[str, Any]:
     """Show one entry of the list of models."""
     services = services_of(request)
-    authenticate(request, services.settings)
-    models = {model["id"]: model for model in _models(services)}
+    caller = await authenticate(request)
+    models = {model["id"]: model for model in _models(services, caller)}
     if name not in models:
         raise ModelNotFoundError(
             f"'model' must be one of: {', '.join(models)}; got {name[:80]!r}.", param="model"
@@ -82,9 +83,13 @@ async def show_model(request: Request, name: str) -> dict[str, Any]:
     return models[name]
 
 
-def _models(services: Services) -> list[dict[str, Any]]:
+def _models(services: Services, caller: Caller) -> list[dict[str, Any]]:
     registry = services.composition.registry
-    shared = {"object": "model", "created": int(services.started_at), "owned_by": "coe"}
+    shared: dict[str, Any] = {
+        "object": "model",
+        "created": int(services.started_at),
+        "owned_by": "coe",
+    }
     routed = [
         {"id": name, **shared, "description": f"routed by the prompt, preset {preset}"}
         for name, preset in services.composition.routes.items()
@@ -100,4 +105,4 @@ def _models(services: Services) -> list[dict[str, Any]]:
         }
         for expert in registry.values()
     ]
-    return [*routed, *experts]
+    return [model for model in (*routed, *experts) if caller.may_use(model["id"])]

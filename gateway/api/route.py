@@ -39,10 +39,11 @@ async def route(request: Request) -> dict[str, Any]:
     With ``"explain": true`` the LLM router, where there is one, also gives its reason.
     """
     services = services_of(request)
-    tenant = authenticate(request, services.settings)
+    caller = await authenticate(request)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
     chat = parse_chat_request(_as_chat(body))
-    plan = await services.planner.plan(chat.model, chat.messages, chat.needs, tenant)
+    caller.check_model(chat.model)
+    plan = await services.planner.plan(chat.model, chat.messages, chat.needs, caller.tenant)
     shown = describe(plan)
     if msgspec.json.decode(body, type=_Wish).explain and plan.reading is not None:
         shown["explanation"] = await services.planner.explain(plan.reading.text)

@@ -16,6 +16,7 @@ from gateway.app import create_app
 from gateway.backends.base import UpstreamRequest, UpstreamResponse
 from gateway.dispatch import Dispatcher
 from gateway.experts import Expert
+from gateway.keys import Caller
 from gateway.logs import JsonFormatter
 from gateway.pipeline import Call, Pipeline
 from gateway.services import Services
@@ -97,7 +98,7 @@ def test_a_bug_on_the_way_is_accounted(tmp_path: Path, caplog: pytest.LogCapture
         dispatcher = Dispatcher(BuggyBackend(), experts, services.metrics)
         pipeline = Pipeline(services.planner, dispatcher, services.ledger)
         with pytest.raises(ZeroDivisionError):
-            await pipeline.answer(Call(body, "default", "id", None), NoSink())
+            await pipeline.answer(Call(body, Caller(), "id", None), NoSink())
         assert (await services.ledger.stats())["failed"] == 1
 
     with_app(tmp_path, use)
@@ -112,6 +113,8 @@ def test_strangers_do_not_see_the_ledger(tmp_path: Path) -> None:
             assert refused.status_code == 403
             assert "COE_ADMIN_KEY" in refused.json()["error"]["message"]
             assert (await neighbour.get("/admin/stats")).status_code == 200
+            for page in ({"sec-fetch-site": "cross-site"}, {"origin": "http://rebound.example"}):
+                assert (await neighbour.get("/admin/stats", headers=page)).status_code == 403
 
     with_app(tmp_path, use)
 

@@ -1,0 +1,160 @@
+"""``coe keys``: API keys of a running gateway, over its admin API."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import click
+
+from gateway.errors import ConfigError
+
+TIMEOUT_S = 10
+
+_url_option = click.option(
+    "--url",
+    envvar="COE_URL",
+    default="http://127.0.0.1:8080",
+    show_default=True,
+    help="Where the gateway is.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+@click.group()
+def keys() -> None:
+    """Make, list and revoke the API keys of a running gateway.
+
+    COE_ADMIN_KEY in the environment is sent along; without it the gateway must be on this machine.
+    Keys are kept in its REDIS_URL; in the embedded cache they last until the gateway stops.
+    """
+
+
+@keys.command(
+    "create",
+    epilog="""\b
+Examples:
+  coe keys create --tenant team-a
+  coe keys create --tenant team-b --model auto --requests-per-min 60 --tokens-per-min 50000
+  coe keys create --tenant lab --active-b-tokens-per-day 5e6 --expires-in-days 30 --json""",
+)
+@click.option("--tenant", required=True, help="Whose key it is; tenants share nothing.")
+@click.option("--model", "models", multiple=True, help="What `model` may be; repeat. [any]")
+@click.option("--requests-per-min", type=click.IntRange(1), help="Most requests. [no limit]")
+@click.option("--tokens-per-min", type=click.IntRange(1), help="Most tokens. [no limit]")
+@click.option(
+    "--active-b-tokens-per-day",
+    type=click.FloatRange(0, min_open=True),
+    help="Budget: 10^9 active parameters x tokens of prompt and answer; 1,000 tokens of a 7 B "
+    "expert take 7,000. [no limit]",
+)
+@click.option(
+    "--expires-in-days", type=click.FloatRange(0, min_open=True), help="Validity. [no limit]"
+)
+@_url_option
+@_json_option
+def create_key(
+    url: str,
+    as_json: bool,
+    models: tuple[str, ...],
+    expires_in_days: float | None,
+    **limits: str | float | None,
+) -> None:
+    """Make a key. It is shown once: only its hash is kept."""
+    wish: dict[str, object] = {"models": models or None, **limits}
+    if expires_in_days is not None:
+        wish["expires_in_s"] = expires_in_days * 86_400
+    made = _call("POST", f"{url}/admin/keys", wish)
+    if as_json:
+        click.echo(json.dumps(made))
+        return
+    click.echo(made["key"])
+    notes = [f"tenant {made['tenant']}, id {made['id']}; kept {made['kept']}"]
+    if not made["needed"]:
+        notes.append("clients need no key here; set COE_REQUIRE_KEYS=true to refuse those without")
+    for note in notes:
+        click.echo(f"coe: {note}", err=True)
+
+
+@keys.command(
+    "list",
+    epilog="""\b
+Examples:
+  coe keys list
+  coe keys list --url https://gateway.example.org --json""",
+)
+@_url_option
+@_json_option
+def list_keys(url: str, as_json: bool) -> None:
+    """Show the keys, without their secrets."""
+    shown = _call("GET", f"{url}/admin/keys")
+    if as_json:
+        click.echo(json.dumps(shown))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("id", "tenant", "models", "requests/min", "tokens/min", "10^9 x tokens/day")
+    table = Table(*columns, "expires", box=None)
+    for key in shown["keys"]:
+        limits = ("requests_per_min", "tokens_per_min", "active_b_tokens_per_day")
+        models = ", ".join(key["models"] or ["any"])
+        numbers = ("-" if key[name] is None else f"{key[name]:,.15g}" for name in limits)
+        table.add_row(key["id"], key["tenant"], models, *numbers, _date(key["expires_at"]))
+    Console().print(table)
+
+
+@keys.command(
+    "revoke",
+    epilog="""\b
+Examples:
+  coe keys revoke 3f9a1c2b4d5e""",
+)
+@click.argument("key_id", metavar="ID")
+@_url_option
+@_json_option
+def revoke_key(key_id: str, url: str, as_json: bool) -> None:
+    """Revoke a key by its id. All replicas refuse it within 5 seconds."""
+    from urllib.parse import quote
+
+    done = _call("DELETE", f"{url}/admin/keys/{quote(key_id, safe='')}")
+    click.echo(json.dumps(done) if as_json else f"revoked {key_id}")
+
+
+def _date(at: float | None) -> str:
+    if at is None:
+        return "-"
+    ended = " (expired)" if at <= time.time() else ""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at)) + ended
+
+
+def _call(method: str, url: str, body: object = None) -> dict[str, Any]:
+    return asyncio.run(_ask(method, url, body))
+
+
+async def _ask(method: str, url: str, body: object) -> dict[str, Any]:
+    """Return the gateway's answer; raises `ConfigError` with its message when it refuses."""
+    import aiohttp
+
+    from gateway.settings import load_settings
+
+    admin_key = load_settings().admin_key
+    headers = {}
+    if admin_key is not None:
+        headers["authorization"] = f"Bearer {admin_key.get_secret_value()}"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT_S)) as session,
+            session.request(method, url, json=body, headers=headers) as response,
+        ):
+            answer: dict[str, Any] = await response.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise ConfigError(
+            f"{url} must be the admin API of a running gateway; got {type(error).__name__}. "
+            "Start it with coe serve, or name it with --url"
+        ) from error
+    if "error" in answer:
+        raise ConfigError(answer["error"]["message"])
+    return answer

@@ -1,0 +1,407 @@
+"""API keys: who gets in, for what and how much, on several replicas and without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import Any, cast
+
+import httpx
+import openai
+import pytest
+from click.testing import CliRunner
+from prometheus_client import CollectorRegistry
+
+from gateway.accounting import Record
+from gateway.cache.link import RETRY_AFTER_S, Link, connect
+from gateway.cli import coe
+from gateway.errors import GatewayError, QuotaError, RateLimitError
+from gateway.keys import FRESH_S, HASH, ApiKey
+from gateway.limits import Limits
+from gateway.metrics import Metrics
+from tests.servers import Gateway, UpstreamServer, Valkey, run_gateway, wait_for, write_experts
+
+ADMIN_KEY = "admin-key-51ce"
+ENVIRON = {"COE_REQUIRE_KEYS": "true", "COE_ADMIN_KEY": ADMIN_KEY}
+NOON_S = 1_800_014_400.0
+"""12:00 UTC on some day."""
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def replicas(
+    upstream: UpstreamServer, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Gateway, Gateway]]:
+    """Two gateways on one Redis."""
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    experts = [
+        {"name": "big", "model": "counts-25", "active_params_b": 7},
+        {"name": "unsized", "model": "counts-25"},
+    ]
+    experts = [{"base_url": upstream.base_url, **expert} for expert in experts]
+    config = write_experts(one / "experts.yaml", experts, {})
+    environ = {**ENVIRON, "REDIS_URL": valkey.url, "COE_REDIS_TIMEOUT_MS": "300"}
+    with run_gateway(config, one, **environ) as first, run_gateway(config, two, **environ) as other:
+        yield first, other
+
+
+@pytest.fixture
+def gateway(replicas: tuple[Gateway, Gateway]) -> Gateway:
+    return replicas[0]
+
+
+def admin(gateway: Gateway, method: str, path: str = "", **kwargs: Any) -> httpx.Response:
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    url = f"{gateway.url}/admin/keys{path}"
+    return httpx.request(method, url, headers=headers, timeout=30, **kwargs)
+
+
+def create(gateway: Gateway, **wish: Any) -> dict[str, Any]:
+    answer = admin(gateway, "POST", json={"tenant": "team-a", **wish})
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+def ask(gateway: Gateway, key: str | None, model: str = "big", **headers: str) -> httpx.Response:
+    if key is not None:
+        headers["authorization"] = f"Bearer {key}"
+    body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+    return gateway.post("/v1/chat/completions", json=body, headers=headers)
+
+
+# the command line
+
+
+def run(gateway: Gateway, *args: str) -> Any:
+    environ = {"COE_ADMIN_KEY": ADMIN_KEY}
+    shown = CliRunner().invoke(coe, ["keys", *args, "--url", gateway.url], env=environ)
+    assert shown.exit_code == 0, shown.output
+    return shown
+
+
+def test_a_key_is_made_used_listed_and_revoked(gateway: Gateway, valkey: Valkey) -> None:
+    made = run(gateway, "create", "--tenant", "team-a", "--requests-per-min", "100", "--json")
+    key = json.loads(made.stdout)
+    assert ask(gateway, key["key"]).status_code == 200
+    listed = {
+        entry["id"]: entry for entry in json.loads(run(gateway, "list", "--json").stdout)["keys"]
+    }
+    assert listed[key["id"]]["requests_per_min"] == 100
+    shown = run(gateway, "list").stdout
+    assert key["id"] in shown
+    assert "team-a" in shown
+    secret = key["key"].rpartition("-")[2]
+    stored = cast(dict[bytes, bytes], valkey.client.hgetall(HASH))
+    assert not any(secret in text for text in (shown, str(listed), str(stored)))
+    run(gateway, "revoke", key["id"])
+    assert ask(gateway, key["key"]).status_code == 401
+    assert admin(gateway, "DELETE", f"/{key['id']}").status_code == 404
+
+
+def test_the_key_alone_is_on_standard_output(gateway: Gateway) -> None:
+    made = run(gateway, "create", "--tenant", "team-a")
+    assert ask(gateway, made.stdout.strip()).status_code == 200
+    assert "kept in REDIS_URL" in made.stderr
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"tenant": "a b"}, "matching regex"),
+        ({"model": ["x"]}, "unknown field `model`"),
+        ({"models": ["x"]}, "'models' must be among auto, big, unsized; got 'x'"),
+        ({"requests_per_min": 0}, "`int` >= 1"),
+        ({"active_b_tokens_per_day": -1}, "`float` > 0"),
+    ],
+)
+def test_a_wrong_wish_is_refused(gateway: Gateway, wish: dict[str, Any], message: str) -> None:
+    answer = admin(gateway, "POST", json={"tenant": "team-a", **wish})
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
+def test_a_gateway_that_is_not_there_is_named() -> None:
+    shown = CliRunner().invoke(coe, ["keys", "list", "--url", "http://127.0.0.1:1"])
+    assert "http://127.0.0.1:1/admin/keys must be the admin API" in str(shown.exception)
+
+
+def test_administrators_alone_make_keys(gateway: Gateway) -> None:
+    key = create(gateway)["key"]
+    for sent in (None, key):
+        headers = {"authorization": f"Bearer {sent}"} if sent else {}
+        answer = gateway.post("/admin/keys", json={"tenant": "me"}, headers=headers)
+        assert answer.status_code == 401
+
+
+# who gets in
+
+
+def test_every_surface_for_clients_needs_a_key(gateway: Gateway) -> None:
+    paths = gateway.get("/openapi.json").json()["paths"]
+    asked = [(path, method) for path in paths for method in paths[path] if path.startswith("/v1/")]
+    assert ("/v1/chat/completions", "post") in asked
+    for path, method in asked:
+        for headers in ({}, {"authorization": "Bearer coe-000000000000-x"}, {"x-api-key": "x"}):
+            answer = httpx.request(method, f"{gateway.url}{path}", headers=headers, content=b"{}")
+            assert answer.status_code == 401, (method, path)
+
+
+def test_a_key_stands_for_its_tenant(gateway: Gateway) -> None:
+    key = create(gateway, tenant="team-b")
+    answer = ask(gateway, key["key"])
+    assert answer.status_code == 200
+    line = gateway.logged(answer.headers["x-request-id"])
+    assert (line["tenant"], line["key_id"]) == ("team-b", key["id"])
+
+
+def test_keys_may_be_sent_as_anthropic_clients_do(gateway: Gateway) -> None:
+    assert ask(gateway, None, **{"x-api-key": create(gateway)["key"]}).status_code == 200
+
+
+@pytest.mark.parametrize("damage", [lambda key: key[:-1], lambda key: key + "x", str.upper])
+def test_a_damaged_key_is_refused(gateway: Gateway, damage: Callable[[str], str]) -> None:
+    key = create(gateway)["key"]
+    assert ask(gateway, key).status_code == 200
+    with (
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=damage(key), max_retries=0) as client,
+        pytest.raises(openai.AuthenticationError) as refused,
+    ):
+        client.models.list()
+    assert refused.value.code == "invalid_api_key"
+
+
+def test_an_expired_key_is_refused(gateway: Gateway) -> None:
+    key = create(gateway, expires_in_s=0.5)["key"]
+    assert ask(gateway, key).status_code == 200
+    time.sleep(0.5)
+    answer = ask(gateway, key)
+    assert answer.status_code == 401
+    assert "expired" in answer.json()["error"]["message"]
+
+
+def test_a_revoked_key_is_refused_by_other_replicas_within_seconds(
+    replicas: tuple[Gateway, Gateway],
+) -> None:
+    first, other = replicas
+    key = create(first)
+    assert ask(other, key["key"]).status_code == 200
+    admin(first, "DELETE", f"/{key['id']}")
+    started_s = time.monotonic()
+    wait_for(lambda: ask(other, key["key"]).status_code == 401)
+    assert time.monotonic() - started_s < FRESH_S + 2
+
+
+def test_a_key_seen_lately_costs_no_round_trip(gateway: Gateway, valkey: Valkey) -> None:
+    key = create(gateway)["key"]
+    ask(gateway, key)
+
+    def looked_up() -> int:
+        return int(
+            cast(dict[str, Any], valkey.client.info("commandstats"))["cmdstat_hget"]["calls"]
+        )
+
+    before, started_s = looked_up(), time.monotonic()
+    for _ in range(10):
+        assert ask(gateway, key).status_code == 200
+    assert looked_up() - before <= (time.monotonic() - started_s) / FRESH_S + 1
+
+
+# for what
+
+
+def test_a_key_may_be_held_to_some_models(gateway: Gateway) -> None:
+    key = create(gateway, models=["auto", "unsized"])["key"]
+    assert ask(gateway, key, "unsized").status_code == ask(gateway, key, "auto").status_code == 200
+    for path in ("/v1/chat/completions", "/v1/route"):
+        body = {"model": "big", "messages": [{"role": "user", "content": "hello"}]}
+        answer = gateway.post(path, json=body, headers={"authorization": f"Bearer {key}"})
+        assert answer.status_code == 403
+        error = answer.json()["error"]
+        assert (error["type"], error["param"]) == ("permission_error", "model")
+        assert "may use the models auto, unsized; got 'big'" in error["message"]
+    listed = gateway.get("/v1/models", headers={"authorization": f"Bearer {key}"}).json()
+    assert [model["id"] for model in listed["data"]] == ["auto", "unsized"]
+
+
+# how much
+
+
+def test_requests_are_limited_over_all_replicas(replicas: tuple[Gateway, Gateway]) -> None:
+    key = create(replicas[0], requests_per_min=2)["key"]
+    answers = [ask(replicas[i % 2], key) for i in range(5)]  # in two windows at the most
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert 1 <= len(refused) <= 3
+    assert all(answer.status_code == 200 for answer in answers if answer not in refused)
+    answer = refused[0]
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+    assert "2 requests a minute" in error["message"]
+    assert 1 <= int(answer.headers["retry-after"]) <= 60
+    assert answer.headers["x-ratelimit-limit-requests"] == "2"
+    assert answer.headers["x-ratelimit-remaining-requests"] == "0"
+    assert answers[0].headers["x-ratelimit-remaining-requests"] == "1"
+    assert answers[0].headers["x-ratelimit-reset-requests"].endswith("s")
+
+
+@pytest.mark.parametrize(
+    ("limit", "amount", "model", "code"),
+    [
+        ("tokens_per_min", 36, "big", "rate_limit_exceeded"),  # 11 and 25 tokens an answer
+        ("active_b_tokens_per_day", 36 * 7, "big", "insufficient_quota"),
+        ("active_b_tokens_per_day", 36 * 7, "unsized", "insufficient_quota"),  # as the largest
+    ],
+)
+def test_tokens_and_parameters_are_limited(
+    gateway: Gateway, limit: str, amount: int, model: str, code: str
+) -> None:
+    key = create(gateway, **{limit: amount})["key"]
+    answers = [ask(gateway, key, model)]
+    assert answers[0].status_code == 200
+    gateway.logged(answers[0].headers["x-request-id"])  # charged when it was written
+    for _ in range(2):  # in case a minute ends in between
+        time.sleep(0.1)
+        answers.append(ask(gateway, key, model))
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert refused
+    assert refused[0].json()["error"]["code"] == code
+
+
+def test_a_key_without_limits_gets_no_headers_about_them(gateway: Gateway) -> None:
+    headers = ask(gateway, create(gateway)["key"]).headers
+    assert not [name for name in headers if name.startswith("x-ratelimit")]
+
+
+# windows, on a clock of the test
+
+
+Use = Callable[["Clock", Callable[[], Limits]], Awaitable[None]]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = NOON_S
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def limited(**limits: float) -> ApiKey:
+    none: dict[str, Any] = {"requests_per_min": None, "tokens_per_min": None}
+    none |= {"active_b_tokens_per_day": None, "models": None, "expires_at": None}
+    about = {"id": f"k{time.monotonic_ns()}", "digest": "", "tenant": "t", "created_at": 0.0}
+    return ApiKey(**{**none, **about, **limits})
+
+
+def with_limits(url: str, use: Use) -> None:
+    clock = Clock()
+
+    async def start() -> None:
+        redis = connect(url, 300)
+        link = Link(redis, Metrics(CollectorRegistry()))
+        await use(clock, lambda: Limits(link, lambda: 9.0, clock))
+        await redis.aclose()
+
+    asyncio.run(start())
+
+
+async def spend(limits: Limits, key: ApiKey, tokens: int, size_b: float | None) -> None:
+    record = Record("r", "t", key.id, prompt_tokens=tokens, expert_active_params_b=size_b)
+    limits.charge(record)
+    await asyncio.gather(*limits._writing)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_windows_are_minutes_and_days_of_the_clock(valkey: Valkey, known: bool) -> None:
+    """With Redis, where a second replica counts on, and without, where each counts alone."""
+
+    async def use(clock: Clock, make: Callable[[], Limits]) -> None:
+        key = limited(requests_per_min=2, tokens_per_min=100, active_b_tokens_per_day=1000)
+        limits = make()
+        other = make() if known else limits
+        await limits.admit(key)
+        await spend(limits, key, 100, 7)
+        with pytest.raises(RateLimitError, match="100 tokens a minute"):
+            await other.admit(key)
+        with pytest.raises(RateLimitError, match="2 requests a minute"):
+            await other.admit(key)
+        clock.now_s += 60
+        headers = await other.admit(key)
+        assert headers["x-ratelimit-remaining-tokens"] == "100"
+        assert headers["x-ratelimit-remaining-active-b-tokens"] == "300"
+        await spend(limits, key, 34, None)  # of unknown size: charged as the largest, 9
+        clock.now_s += 60
+        with pytest.raises(QuotaError, match="1000 active-b-tokens a day") as refused:
+            await other.admit(key)
+        assert refused.value.retry_after_s == 12 * 3600 - 120
+        clock.now_s = NOON_S + 12 * 3600
+        assert (await other.admit(key))["x-ratelimit-remaining-active-b-tokens"] == "1000"
+
+    with_limits(valkey.url if known else "unix:///nowhere", use)
+
+
+def test_many_at_once_get_no_more_than_the_limit(valkey: Valkey) -> None:
+    async def use(clock: Clock, make: Callable[[], Limits]) -> None:
+        key, replicas = limited(requests_per_min=30), [make() for _ in range(3)]
+        admitted = 0
+
+        async def one(limits: Limits) -> None:
+            nonlocal admitted
+            with suppress(GatewayError):
+                await limits.admit(key)
+                admitted += 1
+
+        await asyncio.gather(*(one(limits) for limits in replicas * 20))
+        assert admitted == 30
+
+    with_limits(valkey.url, use)
+
+
+def test_what_limits_keep_in_redis_expires(valkey: Valkey) -> None:
+    async def use(clock: Clock, make: Callable[[], Limits]) -> None:
+        key = limited(requests_per_min=1, tokens_per_min=1, active_b_tokens_per_day=1)
+        limits = make()
+        await limits.admit(key)
+        names = cast(list[bytes], valkey.client.keys(f"*{key.id}*"))
+        assert len(names) == 3
+        assert all(0 < cast(int, valkey.client.ttl(name)) <= 2 * 86_400 for name in names)
+
+    with_limits(valkey.url, use)
+
+
+# without Redis
+
+
+def test_while_redis_is_down_known_keys_go_on_and_unknown_ones_wait(
+    gateway: Gateway, valkey: Valkey
+) -> None:
+    known = create(gateway, requests_per_min=2)["key"]
+    unknown = create(gateway)["key"]
+    keys = valkey.client.dump(HASH)
+    assert ask(gateway, known).status_code == 200
+    valkey.kill()
+    try:
+        statuses = [ask(gateway, known).status_code for _ in range(5)]
+        assert statuses.count(200) in {1, 2, 3, 4}  # counted by this process alone
+        assert 429 in statuses
+        time.sleep(FRESH_S)
+        assert ask(gateway, known).status_code in {200, 429}
+        answer = ask(gateway, unknown)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]["code"] == "keys_unavailable"
+        assert ask(gateway, None).status_code == 401
+        assert admin(gateway, "GET").status_code == 503
+    finally:
+        valkey.start()
+        valkey.client.restore(HASH, 0, cast(bytes, keys), replace=True)
+    time.sleep(RETRY_AFTER_S)
+    assert wait_for(lambda: ask(gateway, unknown).status_code == 200)
