@@ -99,11 +99,11 @@ def _services(
         raise ConfigError("run_dir must be set. Start the gateway with: coe serve")
     registry = ExpertRegistry.load(settings.config)
     check_keys(registry, environ)
-    sockets = {weights: socket_of(run_dir, weights) for weights in registry.local_weights}
 
     def ask(expert: Expert, timeout_s: float) -> ExpertAsk:
         key = environ[expert.api_key_env] if expert.api_key_env else None
-        return ExpertAsk(expert, sockets.get(expert.weights), key, timeout_s)
+        socket_path = socket_of(run_dir, expert) if expert.backend == "local" else None
+        return ExpertAsk(expert, socket_path, key, timeout_s)
 
     composition = compose(registry, ask)
     composition.routers[-1].predict_proba(WARM_UP)
@@ -113,7 +113,7 @@ def _services(
         settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir),
         settings.redis_timeout_ms,
     )
-    backend = OpenAIBackend(sockets, environ)
+    backend = OpenAIBackend(run_dir, environ)
     link = Link(redis, metrics)
     cache = RedisChoiceCache(link, settings.choice_ttl_s)
     executor = ThreadPoolExecutor(os.cpu_count() or 1, "classify")
@@ -122,9 +122,8 @@ def _services(
     ledger = RedisLedger(redis, uuid4().hex, metrics, limits.charge)
     services = Services(
         settings=settings,
-        composition=composition,
         planner=planner,
-        pipeline=Pipeline(planner, Dispatcher(backend, registry, metrics), ledger),
+        pipeline=Pipeline(planner, Dispatcher(backend, metrics), ledger),
         backend=backend,
         cache=link,
         keys=KeyStore(link),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from gateway.accounting import Record
@@ -19,7 +19,7 @@ from gateway.errors import (
     ExpertUnavailableError,
 )
 from gateway.experts import Expert
-from gateway.guard import Guard, RetryBudget
+from gateway.guard import Guard, Guards, RetryBudget
 from gateway.metrics import Metrics
 from gateway.relay import Reading, read_body
 
@@ -68,23 +68,14 @@ class Dispatcher:
     ----------
     backend : Backend
         Reaches them.
-    experts : Mapping of str to Expert
-        All of them; each has a guard.
     metrics : Metrics
         Counts failed calls.
     """
 
-    def __init__(self, backend: Backend, experts: Mapping[str, Expert], metrics: Metrics) -> None:
+    def __init__(self, backend: Backend, metrics: Metrics) -> None:
         self._backend = backend
         self._metrics = metrics
-        # virtual experts of one local process share its places, and its breaker
-        processes: dict[str, Guard] = {}
-        self._guards = {
-            name: processes.setdefault(expert.weights, Guard(expert))
-            if expert.backend == "local"
-            else Guard(expert)
-            for name, expert in experts.items()
-        }
+        self.guards = Guards()
         self._budget = RetryBudget()
 
     async def open(
@@ -130,7 +121,7 @@ class Dispatcher:
         failure: ExpertError | None = None
         refusal: ExpertError | None = None
         for expert in experts:
-            guard = self._guards[expert.name]
+            guard = self.guards.of(expert)
             refused = guard.refusal()
             if refused is not None:
                 refusal = refusal or refused

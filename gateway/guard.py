@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 
 from gateway.errors import ExpertError, ExpertFullError, ExpertUnavailableError
 from gateway.experts import Expert
@@ -153,6 +153,32 @@ class Guard:
         """Give the place back."""
         if self._places is not None:
             self._places.release()
+
+
+class Guards:
+    """The guards of all experts; virtual experts of one local process share its guard."""
+
+    def __init__(self) -> None:
+        self._guards: dict[Hashable, Guard] = {}
+
+    def of(self, expert: Expert) -> Guard:
+        """Return the guard of an expert; a new one for an expert not seen before."""
+        key = _guarded(expert)
+        if key not in self._guards:
+            self._guards[key] = Guard(expert)
+        return self._guards[key]
+
+    def keep(self, experts: Iterable[Expert]) -> None:
+        """Drop the guards of all but these: an expert that did not change keeps its state."""
+        kept = {_guarded(expert) for expert in experts}
+        self._guards = {key: guard for key, guard in self._guards.items() if key in kept}
+
+
+def _guarded(expert: Expert) -> Hashable:
+    """Return what a guard stands for: a server, and the limits its calls are under."""
+    name = expert.weights if expert.backend == "local" else expert.name
+    limits = (expert.max_concurrency, expert.max_queue, expert.open_after_failures)
+    return (name, expert.backend, expert.base_url, expert.model, *limits)
 
 
 class RetryBudget:

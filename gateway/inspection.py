@@ -22,7 +22,7 @@ from gateway.dispatch import PATH, refuse_failure
 from gateway.errors import ExpertError
 from gateway.experts import Expert, ExpertRegistry, check_keys
 from gateway.relay import StreamRelay, read_body
-from gateway.supervisor.plan import expert_specs, make_run_dir, socket_of
+from gateway.supervisor.plan import expert_specs, make_run_dir
 from gateway.supervisor.supervisor import Supervisor
 
 START_TIMEOUT_S = 120.0
@@ -99,8 +99,7 @@ async def check_registry(config: Path) -> dict[str, Any]:
 @asynccontextmanager
 async def running_experts(registry: ExpertRegistry, run_dir: Path) -> AsyncIterator[OpenAIBackend]:
     """Run the local experts of a registry, without a gateway, and lend the way to all experts."""
-    sockets = {weights: socket_of(run_dir, weights) for weights in registry.local_weights}
-    backend = OpenAIBackend(sockets, os.environ)
+    backend = OpenAIBackend(run_dir, os.environ)
     local = registry.local_weights.values()
     try:
         async with Supervisor(run_dir) as supervisor:

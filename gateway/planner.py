@@ -93,7 +93,8 @@ class Planner:
     Parameters
     ----------
     composition : Composition
-        The experts, the router and the mapping.
+        The experts, the router and the mapping. Assign another one to have it take over: a request
+        is planned with one of them from its start to its end.
     cache : ChoiceCache or None
         None plans without a cache.
     sessions : Sessions or None
@@ -145,10 +146,11 @@ class Planner:
         InvalidRequestError
             When no expert is able to take the request; `ContextLengthError` when it is too long.
         """
-        registry = self.composition.registry
+        composition = self.composition
+        registry = composition.registry
         if model in registry:
             return Plan((registry[model],), None, None, None, "off", 0.0)
-        routes = self.composition.routes
+        routes = composition.routes
         if model not in routes:
             raise ModelNotFoundError(
                 f"'model' must be one of: {', '.join((*routes, *registry))}; got {model[:80]!r}.",
@@ -156,9 +158,9 @@ class Planner:
             )
         candidates = able(registry, messages, needs, max_tokens)
         reading = await self._read(messages)
-        router, probabilities, cache = await self._choose(reading.text, tenant)
-        decision = self.composition.decide(router, probabilities)
-        ranked = self.composition.mapping.rank(decision, candidates, routes[model])
+        router, probabilities, cache = await self._choose(composition, reading.text, tenant)
+        decision = composition.decide(router, probabilities)
+        ranked = composition.mapping.rank(decision, candidates, routes[model])
         kept = await self._kept(session, reading.text, decision, router, candidates)
         experts = tuple(registry[name] for name in dict.fromkeys((*kept, *ranked)))
         by_rule = isinstance(router, KeywordRouter) and router.matches(reading.text)
@@ -208,15 +210,18 @@ class Planner:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, read_request, messages)
 
-    async def _choose(self, text: str, tenant: str) -> tuple[Router, FloatArray, Cache]:
+    async def _choose(
+        self, composition: Composition, text: str, tenant: str
+    ) -> tuple[Router, FloatArray, Cache]:
         """Return the first router that answers, and its row for a text."""
-        *asked, trained = self.composition.routers
+        *asked, trained = composition.routers
         for router in asked:
             if self._breaker.rests_for_s > 0:
                 continue
             probe = self._breaker.begin()
             try:
-                chosen = router, *await self._probabilities(router, text, tenant)
+                timeout_s = composition.ask_timeout_s
+                chosen = router, *await self._probabilities(router, text, tenant, timeout_s)
             except RouterError as error:
                 self._breaker.failed(probe=probe)
                 self._metrics.router_failures.labels(router.name).inc()
@@ -227,32 +232,32 @@ class Planner:
             else:
                 self._breaker.succeeded()
                 return chosen
-        return trained, *await self._probabilities(trained, text, tenant)
+        return trained, *await self._probabilities(trained, text, tenant, None)
 
     async def _probabilities(
-        self, router: Router, text: str, tenant: str
+        self, router: Router, text: str, tenant: str, timeout_s: float | None
     ) -> tuple[FloatArray, Cache]:
         """Return a router's row for a text, from the cache where it is there."""
         if self._cache is None:
-            return await self._classify(router, text), "off"
+            return await self._classify(router, text, timeout_s), "off"
         key = choice_key(tenant, router, text)
         cached = await self._cache.get(key, len(router.categories_))
         if cached is not None:
             self._metrics.choices.labels("hit").inc()
             return cached, "hit"
-        probabilities = await self._classify(router, text)
+        probabilities = await self._classify(router, text, timeout_s)
         await self._cache.set(key, probabilities)
         self._metrics.choices.labels("miss").inc()
         return probabilities, "miss"
 
-    async def _classify(self, router: Router, text: str) -> FloatArray:
+    async def _classify(self, router: Router, text: str, timeout_s: float | None) -> FloatArray:
+        """Run a router; `timeout_s` is None for one that computes and does not ask a service."""
         started_s = time.perf_counter()
-        trained = router is self.composition.routers[-1]
         # routers that ask a service wait: they must not hold up those that compute
-        executor = self._executor if trained else self._asking
+        executor = self._executor if timeout_s is None else self._asking
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(None if trained else self.composition.ask_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 rows = await loop.run_in_executor(executor, router.predict_proba, [text])
         except TimeoutError as error:
             raise RouterError(f"{router.name} did not answer in time") from error

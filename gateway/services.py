@@ -33,7 +33,6 @@ class Services:
     """
 
     settings: Settings
-    composition: Composition
     planner: Planner
     pipeline: Pipeline
     backend: OpenAIBackend
@@ -44,6 +43,11 @@ class Services:
     metrics: Metrics
     children: Callable[[], Mapping[str, str]]
     started_at: float
+
+    @property
+    def composition(self) -> Composition:
+        """What requests are planned with now: it may be another one for the next request."""
+        return self.planner.composition
 
 
 def services_of(request: Request) -> Services:

@@ -68,7 +68,7 @@ def _running(registry: ExpertRegistry, expert: Expert) -> Iterator[ExpertAsk]:
     keeper.start()
     try:
         up.wait()
-        yield ExpertAsk(expert, socket_of(run_dir, expert.weights), None, TIMEOUT_S)
+        yield ExpertAsk(expert, socket_of(run_dir, expert), None, TIMEOUT_S)
     finally:
         done.set()
         keeper.join()

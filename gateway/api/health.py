@@ -12,7 +12,7 @@ from gateway.composition import label
 from gateway.errors import CacheError, ExpertError
 from gateway.experts import Expert
 from gateway.services import Services, services_of
-from gateway.supervisor.plan import EXPERT
+from gateway.supervisor.plan import process_of
 
 router = APIRouter()
 
@@ -50,7 +50,7 @@ async def _expert_state(services: Services, expert: Expert) -> str:
     try:
         await services.backend.get(expert, "models", PROBE_TIMEOUT_S)
     except ExpertError as error:
-        return services.children().get(f"{EXPERT}{expert.weights}") or error.message
+        return services.children().get(process_of(expert)) or error.message
     return "ok"
 
 

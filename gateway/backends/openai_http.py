@@ -12,6 +12,7 @@ import aiohttp
 from gateway.backends.base import UpstreamRequest
 from gateway.errors import ExpertError, ExpertTimeoutError, ExpertUnavailableError
 from gateway.experts import Expert
+from gateway.supervisor.plan import socket_of
 
 _CHUNK_BYTES = 65_536
 KEEP_ALIVE_S = 4.0
@@ -71,14 +72,14 @@ class OpenAIBackend:
 
     Parameters
     ----------
-    sockets : Mapping of str to Path
-        Unix socket of each local process, by the weights it serves.
+    run_dir : Path
+        Where the Unix sockets of the local processes are.
     environ : Mapping of str to str
         Where the keys are read that experts name by ``api_key_env``.
     """
 
-    def __init__(self, sockets: Mapping[str, Path], environ: Mapping[str, str]) -> None:
-        self._sockets = sockets
+    def __init__(self, run_dir: Path, environ: Mapping[str, str]) -> None:
+        self._run_dir = run_dir
         self._environ = environ
         self._sessions: dict[str, aiohttp.ClientSession] = {}
 
@@ -121,15 +122,14 @@ class OpenAIBackend:
             await session.close()
 
     def _session(self, expert: Expert) -> aiohttp.ClientSession:
-        pool = expert.weights if expert.backend == "local" else ""
+        pool = str(socket_of(self._run_dir, expert)) if expert.backend == "local" else ""
         session = self._sessions.get(pool)
         if session is None:
             connector: aiohttp.BaseConnector
             if pool:
                 # llama.cpp closes a connection after a stream without saying so before: one that
                 # is used again at once would break. A new one on this machine costs next to nothing
-                path = str(self._sockets[pool])
-                connector = aiohttp.UnixConnector(path=path, limit=0, force_close=True)
+                connector = aiohttp.UnixConnector(path=pool, limit=0, force_close=True)
             else:
                 connector = aiohttp.TCPConnector(
                     limit=0, ttl_dns_cache=60, keepalive_timeout=KEEP_ALIVE_S

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
+from hashlib import sha256
 from pathlib import Path
 
 from gateway.errors import ConfigError
@@ -13,8 +15,8 @@ from gateway.supervisor.llama import LlamaConfig
 from gateway.supervisor.weights import find_weights
 
 CACHE_MAX_MB = 64
-MOST_DIR_CHARS = 24
-"""A Unix socket's path has at most 107 bytes; the name of the weights takes up to 69 of them."""
+MOST_DIR_CHARS = 64
+"""A Unix socket's path has at most 107 bytes; the names of the folder and of the socket take 31."""
 EXPERT, WORKER = "expert:", "worker:"
 """How the names of the children begin."""
 
@@ -26,9 +28,18 @@ def make_run_dir() -> Path:
     return Path(tempfile.mkdtemp(prefix="coe-", dir=parent))
 
 
-def socket_of(run_dir: Path, weights: str) -> Path:
-    """Return the Unix socket of the local process that serves `weights`."""
-    return run_dir / f"{weights}.sock"
+def process_of(expert: Expert) -> str:
+    """Return the name of the local process that serves an expert.
+
+    Another name where it must be run in another way: the two then run side by side for a while.
+    """
+    run = (expert.weights, expert.model, expert.context_window, expert.runtime.model_dump())
+    return f"{EXPERT}{expert.weights}:{sha256(json.dumps(run).encode()).hexdigest()[:12]}"
+
+
+def socket_of(run_dir: Path, expert: Expert) -> Path:
+    """Return the Unix socket of the local process that serves an expert."""
+    return run_dir / f"{process_of(expert).rpartition(':')[2]}.sock"
 
 
 def cache_url(run_dir: Path) -> str:
@@ -51,7 +62,7 @@ def expert_specs(registry: ExpertRegistry, run_dir: Path) -> list[ChildSpec]:
 
 
 def _expert_spec(expert: Expert, config_dir: Path, run_dir: Path) -> ChildSpec:
-    socket_path = socket_of(run_dir, expert.weights)
+    socket_path = socket_of(run_dir, expert)
     config = LlamaConfig(
         model_path=str(find_weights(expert, config_dir)),
         alias=expert.model,
@@ -62,9 +73,9 @@ def _expert_spec(expert: Expert, config_dir: Path, run_dir: Path) -> ChildSpec:
         gpu_layers=expert.runtime.gpu_layers,
     )
     return ChildSpec(
-        f"{EXPERT}{expert.weights}",
+        process_of(expert),
         config.command(),
-        log_path=run_dir / f"{expert.weights}.log",
+        log_path=socket_path.with_suffix(".log"),
         socket_path=socket_path,
     )
 

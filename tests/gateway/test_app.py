@@ -94,8 +94,7 @@ def test_a_bug_on_the_way_is_accounted(tmp_path: Path, caplog: pytest.LogCapture
 
     async def use(app: FastAPI, client: Callable[..., httpx.AsyncClient]) -> None:
         services: Services = app.state.services
-        experts = services.composition.registry
-        dispatcher = Dispatcher(BuggyBackend(), experts, services.metrics)
+        dispatcher = Dispatcher(BuggyBackend(), services.metrics)
         pipeline = Pipeline(services.planner, dispatcher, services.ledger)
         with pytest.raises(ZeroDivisionError):
             await pipeline.answer(Call(body, Caller(), "id", None), NoSink())

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -47,10 +48,26 @@ def test_a_fatal_exit_code_ends_it_for_good() -> None:
 def test_the_supervisor_hands_on_the_code_of_a_child_that_failed(tmp_path: Path) -> None:
     async def run() -> int:
         async with Supervisor(tmp_path) as supervisor:
-            supervisor.start([shell("exec sleep 60"), shell("exit 2", None, 2)])
+            steady = replace(shell("exec sleep 60"), name="steady")
+            supervisor.start([steady, shell("exit 2", None, 2)])
             return await supervisor.failed()
 
     assert asyncio.run(run()) == 2
+
+
+def test_one_child_can_be_stopped_while_the_others_go_on(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with Supervisor(tmp_path) as supervisor:
+            specs = [replace(shell("exec sleep 60"), name=name) for name in ("old", "new")]
+            supervisor.start(specs)
+            await until(lambda: supervisor.state("old") == supervisor.state("new") == "started")
+            await supervisor.stop("old")
+            assert supervisor.names == ("new",)
+            assert supervisor.state("new") == "started"
+            with pytest.raises(TimeoutError):  # a child that was stopped has not failed
+                await asyncio.wait_for(supervisor.failed(), 0.2)
+
+    asyncio.run(run())
 
 
 def test_a_child_that_will_not_end_is_killed(tmp_path: Path) -> None:
