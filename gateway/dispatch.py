@@ -21,11 +21,12 @@ from gateway.errors import (
 from gateway.experts import Expert
 from gateway.guard import Guard, Guards, RetryBudget
 from gateway.metrics import Metrics
-from gateway.relay import Reading, read_body
+from gateway.protocol import CHAT, COMPLETIONS, EMBEDDINGS
+from gateway.relay import Reading, read_body, read_embeddings
 
 _log = logging.getLogger(__name__)
 
-PATH = "chat/completions"
+_READ = {CHAT: read_body, COMPLETIONS: read_body, EMBEDDINGS: read_embeddings}
 FIRST_BACKOFF_S = 0.1
 MOST_WAIT_S = 2.0
 """A longer wait before a retry is left to the client."""
@@ -37,6 +38,8 @@ class Opened:
 
     Attributes
     ----------
+    request : UpstreamRequest
+        What it answers.
     first : bytes
         The first chunk of a stream, or the whole body.
     rest : AsyncIterator of bytes or None
@@ -46,6 +49,7 @@ class Opened:
     """
 
     expert: Expert
+    request: UpstreamRequest
     response: UpstreamResponse
     first: bytes
     rest: AsyncIterator[bytes] | None
@@ -81,10 +85,8 @@ class Dispatcher:
     async def open(
         self,
         experts: Sequence[Expert],
-        body_for: Callable[[Expert], bytes],
+        request_for: Callable[[Expert], UpstreamRequest],
         record: Record,
-        *,
-        stream: bool,
     ) -> Opened:
         """Return the answer of the first expert, in their order, that gives one.
 
@@ -101,7 +103,7 @@ class Dispatcher:
         round_ = 0
         while True:
             try:
-                return await self._one_round(experts, body_for, record, stream=stream)
+                return await self._one_round(experts, request_for, record)
             except ExpertError as error:
                 wait_s = retry_wait_s(error, round_)
                 last = round_ == experts[0].max_retries
@@ -113,10 +115,8 @@ class Dispatcher:
     async def _one_round(
         self,
         experts: Sequence[Expert],
-        body_for: Callable[[Expert], bytes],
+        request_for: Callable[[Expert], UpstreamRequest],
         record: Record,
-        *,
-        stream: bool,
     ) -> Opened:
         failure: ExpertError | None = None
         refusal: ExpertError | None = None
@@ -126,9 +126,8 @@ class Dispatcher:
             if refused is not None:
                 refusal = refusal or refused
                 continue
-            request = UpstreamRequest(PATH, body_for(expert), stream, record.request_id)
             try:
-                return await self._call(expert, guard, request, record)
+                return await self._call(expert, guard, request_for(expert), record)
             except ExpertError as error:
                 self._note_failure(expert, error)
                 failure = failure or error
@@ -180,10 +179,10 @@ async def _first_part(
         first = await anext(chunks, b"")
         if not first:
             raise ExpertError(f"Expert {expert.name!r} sent an empty stream.")
-        return Opened(expert, response, first, chunks, None, guard)
+        return Opened(expert, request, response, first, chunks, None, guard)
     whole = await response.read()
-    reading = read_body(whole) if response.status == 200 else None
-    return Opened(expert, response, whole, None, reading, guard)
+    reading = _READ[request.path](whole) if response.status == 200 else None
+    return Opened(expert, request, response, whole, None, reading, guard)
 
 
 def retry_wait_s(error: ExpertError, round_: int) -> float | None:

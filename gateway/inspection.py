@@ -18,9 +18,10 @@ from rich.table import Table
 from gateway.backends.base import UpstreamRequest
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.composition import read_mapping
-from gateway.dispatch import PATH, refuse_failure
+from gateway.dispatch import refuse_failure
 from gateway.errors import ExpertError
 from gateway.experts import Expert, ExpertRegistry, check_keys
+from gateway.protocol import CHAT
 from gateway.relay import StreamRelay, read_body
 from gateway.supervisor.plan import expert_specs, make_run_dir
 from gateway.supervisor.supervisor import Supervisor
@@ -141,7 +142,7 @@ async def _complete(backend: OpenAIBackend, expert: Expert, *, stream: bool) -> 
     body = msgspec.json.encode(
         {"model": expert.model, "messages": _MESSAGES, "max_tokens": 1, "stream": stream}
     )
-    response = await backend.open(expert, UpstreamRequest(PATH, body, stream, "coe-check"))
+    response = await backend.open(expert, UpstreamRequest(CHAT, body, stream, "coe-check"))
     try:
         refuse_failure(expert, response)
         whole = await response.read()

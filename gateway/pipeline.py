@@ -6,29 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
 from gateway.accounting import Ledger, Record
+from gateway.backends.base import UpstreamRequest
 from gateway.cache.sessions import session_keys
 from gateway.composition import label
+from gateway.dialects.base import Dialect, Sink, Translation
 from gateway.dispatch import Dispatcher, Opened
 from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError
 from gateway.experts import Expert
 from gateway.keys import Caller
 from gateway.planner import Plan, Planner
-from gateway.protocol import ChatRequest, parse_chat_request, upstream_body
+from gateway.protocol import CHAT, EMBEDDINGS, ChatRequest, upstream_body
 from gateway.relay import Reading, StreamRelay
 from gateway.rescue import continued, successors
-from gateway.sse import data_event
 
 MOST_RESCUES = 2
 """An answer that broke more often than this ends with an error."""
 _UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-
-_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +34,8 @@ class Call:
 
     Attributes
     ----------
+    dialect : Dialect
+        The format of `body` and of the answer.
     caller : Caller
         Who asks; nothing is ever shared between tenants.
     timeout_s : float or None
@@ -48,23 +47,12 @@ class Call:
     """
 
     body: bytes
+    dialect: Dialect
     caller: Caller
     request_id: str
     timeout_s: float | None = None
     session: str | None = None
     sticky: bool = True
-
-
-class Sink(Protocol):
-    """Where an answer is written to."""
-
-    async def start(self, status: int, headers: dict[str, str]) -> None:
-        """Send the status and the headers."""
-        ...
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of the body."""
-        ...
 
 
 class Pipeline:
@@ -86,7 +74,7 @@ class Pipeline:
         self._ledger = ledger
 
     async def answer(self, call: Call, sink: Sink) -> None:
-        """Answer a chat completion request.
+        """Answer a request.
 
         Raises
         ------
@@ -98,23 +86,17 @@ class Pipeline:
         record = Record(call.request_id, tenant, call.caller.key_id)
         try:
             async with time_limit(call.timeout_s):
-                request = parse_chat_request(call.body)
-                record.model, record.stream = request.model, request.stream
-                call.caller.check_model(request.model)
-                session = session_keys(tenant, call.session, request.fields, request.messages)
-                plan = await self._planner.plan(
-                    request.model,
-                    request.messages,
-                    request.needs,
-                    tenant,
-                    request.max_tokens,
-                    session.so_far if call.sticky else None,
-                )
+                asked = await call.dialect.parse(call.body, tenant)
+                record.model, record.stream = asked.request.model, asked.request.stream
+                call.caller.check_model(record.model)
+                plan, session = await self._plan(call, asked.request)
                 note_plan(record, plan)
-                opened = await self._dispatch(request, plan.experts, record)
-                if plan.decision is not None and call.sticky:
-                    self._planner.remember(session.next, plan.experts[0], plan.decision)
-                await self._relay(request, plan, opened, record, sink)
+                opened = await self._dispatch(asked, plan.experts, record)
+                if session is not None and plan.decision is not None:
+                    self._planner.remember(session, plan.experts[0], plan.decision)
+                sink = asked.answer_to(sink, is_native(asked, opened.request))
+                await self._relay(asked, plan, opened, record, sink)
+                await sink.end()
         except asyncio.CancelledError:
             record.outcome = "client_left"
             raise
@@ -125,29 +107,47 @@ class Pipeline:
             record.outcome = "cut"
             if not record.stream:
                 raise  # half a JSON body: closing the connection is the one way left to say it
-            await sink.write(data_event(_encode(error.envelope())))
+            await sink.fail(error)
+            await sink.end()
         except Exception:
             record.status, record.outcome = 500, "internal_error"
             raise
         finally:
             self._ledger.write(record)
 
+    async def _plan(self, call: Call, request: ChatRequest) -> tuple[Plan, bytes | None]:
+        """Return where a request goes, and the key that its conversation is remembered by."""
+        if request.path == EMBEDDINGS:
+            return self._planner.plan_embeddings(request.model), None
+        session = None
+        if request.path == CHAT and call.sticky:
+            session = session_keys(call.caller.tenant, call.session, request.fields, request.messages)
+        plan = await self._planner.plan(
+            request.model,
+            request.messages,
+            request.needs,
+            call.caller.tenant,
+            request.max_tokens,
+            session.so_far if session else None,
+        )
+        return plan, session.next if session else None
+
     async def _dispatch(
-        self, request: ChatRequest, experts: Sequence[Expert], record: Record
+        self, asked: Translation, experts: Sequence[Expert], record: Record
     ) -> Opened:
         """Open the answer of the first expert that gives one."""
 
-        def body_for(expert: Expert) -> bytes:
-            return upstream_body(request, expert.model, expert.system_prompt)
+        def request_for(expert: Expert) -> UpstreamRequest:
+            return upstream_request(asked, expert, record.request_id)
 
-        opened = await self._dispatcher.open(experts, body_for, record, stream=request.stream)
+        opened = await self._dispatcher.open(experts, request_for, record)
         if opened.expert is not experts[0]:
             record.reason = "fallback"
         note_expert(record, opened.expert)
         return opened
 
     async def _relay(
-        self, request: ChatRequest, plan: Plan, opened: Opened, record: Record, sink: Sink
+        self, asked: Translation, plan: Plan, opened: Opened, record: Record, sink: Sink
     ) -> None:
         """Pass the answer on and read what it cost."""
         record.status = opened.response.status
@@ -159,7 +159,7 @@ class Pipeline:
         try:
             if opened.rest is not None:
                 await sink.start(200, {**headers, **_UNBUFFERED})
-                await self._relay_stream(request, plan, opened, record, sink)
+                await self._relay_stream(asked, plan, opened, record, sink)
                 return
         finally:
             await opened.aclose()
@@ -171,7 +171,7 @@ class Pipeline:
         await sink.write(opened.first)
 
     async def _relay_stream(
-        self, request: ChatRequest, plan: Plan, opened: Opened, record: Record, sink: Sink
+        self, asked: Translation, plan: Plan, opened: Opened, record: Record, sink: Sink
     ) -> None:
         """Pass a stream on; where it breaks, another expert goes on with it."""
 
@@ -183,7 +183,7 @@ class Pipeline:
                 **rescued,
             }
 
-        relay = StreamRelay(show_usage=request.include_usage, note=note)
+        relay = StreamRelay(show_usage=asked.request.include_usage, note=note)
         try:
             while True:
                 try:
@@ -194,14 +194,14 @@ class Pipeline:
                         return  # it broke after its end: the client has everything
                     self._dispatcher.note_cut(opened, error)
                     await opened.aclose()
-                    opened = await self._rescue(request, plan, opened, relay, record, error)
+                    opened = await self._rescue(asked, plan, opened, relay, record, error)
         finally:
             await opened.aclose()
             note_reading(record, relay.reading)
 
     async def _rescue(
         self,
-        request: ChatRequest,
+        asked: Translation,
         plan: Plan,
         broken: Opened,
         relay: StreamRelay,
@@ -211,19 +211,34 @@ class Pipeline:
         """Open the rest of a broken answer on another expert; raises `error` when none can."""
         text = relay.text
         others = [expert for expert in plan.experts if expert is not broken.expert]
-        able = successors(request, text, [*others, broken.expert])
+        able = successors(asked.request, text, [*others, broken.expert])
         if text is None or not able or len(record.rescued_by) == MOST_RESCUES:
             raise error
 
-        def body_for(expert: Expert) -> bytes:
-            rest = continued(request, text, relay.reading.chunks, expert)
-            return upstream_body(rest, expert.model, expert.system_prompt)
+        def request_for(expert: Expert) -> UpstreamRequest:
+            rest = continued(asked.request, text, relay.reading.chunks, expert)
+            return upstream_request(Translation(rest), expert, record.request_id)
 
-        opened = await self._dispatcher.open(able, body_for, record, stream=True)
+        opened = await self._dispatcher.open(able, request_for, record)
         relay.resume()
         record.rescued_by.append(opened.expert.name)
         note_expert(record, opened.expert)
         return opened
+
+
+def upstream_request(asked: Translation, expert: Expert, request_id: str) -> UpstreamRequest:
+    """Return what an expert is asked: in the client's dialect where it speaks that."""
+    request, native = asked.request, asked.native
+    if native is not None and native.capability in expert.capabilities:
+        body = native.body_for(expert)
+        return UpstreamRequest(native.path, body, request.stream, request_id, native.headers)
+    body = upstream_body(request, expert.model, expert.system_prompt)
+    return UpstreamRequest(request.path, body, request.stream, request_id)
+
+
+def is_native(asked: Translation, sent: UpstreamRequest) -> bool:
+    """Whether the answer comes in the client's dialect."""
+    return asked.native is not None and asked.native.path == sent.path
 
 
 async def _pump(opened: Opened, relay: StreamRelay, sink: Sink) -> None:

@@ -65,6 +65,8 @@ class Plan:
         10^9 parameters spent on classifying: 0 for a cached choice or a pinned expert.
     stuck : bool
         Whether the conversation keeps an expert that the decision alone would not choose.
+    why : str
+        The reason where there is no decision.
     """
 
     experts: tuple[Expert, ...]
@@ -74,12 +76,13 @@ class Plan:
     cache: Cache
     router_active_params_b: float
     stuck: bool = False
+    why: str = "pinned"
 
     @property
     def reason(self) -> str:
         """Why the first expert was chosen, as in ``x-coe-reason``."""
         if self.decision is None:
-            return "pinned"
+            return self.why
         if self.stuck:
             return "sticky"
         if self.cache == "hit" and self.decision.reason == "routed":
@@ -152,10 +155,7 @@ class Planner:
             return Plan((registry[model],), None, None, None, "off", 0.0)
         routes = composition.routes
         if model not in routes:
-            raise ModelNotFoundError(
-                f"'model' must be one of: {', '.join((*routes, *registry))}; got {model[:80]!r}.",
-                param="model",
-            )
+            raise self._not_found(model)
         candidates = able(registry, messages, needs, max_tokens)
         reading = await self._read(messages)
         router, probabilities, cache = await self._choose(composition, reading.text, tenant)
@@ -167,6 +167,34 @@ class Planner:
         spent = 0.0 if cache == "hit" or by_rule else router.active_params_b
         stuck = experts[0].name != ranked[0]
         return Plan(experts, decision, reading, router, cache, spent, stuck)
+
+    def plan_embeddings(self, model: str) -> Plan:
+        """Return the expert that makes embeddings: the one named, else the first that can.
+
+        Nobody takes over for it: vectors of two models cannot be compared.
+
+        Raises
+        ------
+        ModelNotFoundError
+            When `model` is neither ``auto`` nor an expert.
+        InvalidRequestError
+            When no expert has them.
+        """
+        registry = self.composition.registry
+        if model in registry:
+            return Plan((registry[model],), None, None, None, "off", 0.0)
+        if model not in self.composition.routes:
+            raise self._not_found(model)
+        for expert in registry.values():
+            if "embeddings" in expert.capabilities:
+                return Plan((expert,), None, None, None, "off", 0.0, why="capability")
+        raise _nobody_has({"embeddings"})
+
+    def _not_found(self, model: str) -> ModelNotFoundError:
+        known = ", ".join((*self.composition.routes, *self.composition.registry))
+        return ModelNotFoundError(
+            f"'model' must be one of: {known}; got {model[:80]!r}.", param="model"
+        )
 
     async def explain(self, text: str) -> dict[str, str] | None:
         """Return the category that the LLM router names, and its reason; None when it has none."""
@@ -304,10 +332,7 @@ def able(
     """
     capable = [expert for expert in registry.values() if expert.capabilities.issuperset(needs)]
     if not capable:
-        raise InvalidRequestError(
-            f"No expert has what this request needs: {', '.join(sorted(needs))}. "
-            "Leave it out, or list it under an expert's capabilities in experts.yaml."
-        )
+        raise _nobody_has(needs)
     n_chars = count_chars(messages)
 
     def fits(expert: Expert, chars_per_token: float) -> bool:
@@ -324,6 +349,13 @@ def able(
             param="messages",
         )
     return tuple(likely or possible)
+
+
+def _nobody_has(needs: Collection[str]) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"No expert has what this request needs: {', '.join(sorted(needs))}. "
+        "Leave it out, or list it under an expert's capabilities in experts.yaml."
+    )
 
 
 def count_chars(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -6,15 +6,18 @@ that the client sent (`msgspec.Raw`) and are forwarded as such.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
 
 from gateway.errors import InvalidRequestError
 
-_MAX_NAME_CHARS = 256
+CHAT, COMPLETIONS, EMBEDDINGS = "chat/completions", "completions", "embeddings"
+"""Paths below ``/v1``."""
+MAX_NAME_CHARS = 256
 _TOO_DEEP = "The request body is nested too deeply."
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31)]
@@ -28,7 +31,7 @@ class _ChatFields(msgspec.Struct):
     OpenAI API, `POST /v1/chat/completions`.
     """
 
-    model: Annotated[str, Meta(min_length=1, max_length=_MAX_NAME_CHARS)]
+    model: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
@@ -50,7 +53,7 @@ class _ChatFields(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat completion request, checked.
+    """A chat completion request, checked; also a text completion or embeddings in its terms.
 
     Attributes
     ----------
@@ -68,6 +71,8 @@ class ChatRequest:
         Most tokens of the answer; 0 when the client sets no limit.
     fields : dict of str to Raw
         Every field as the client sent it.
+    path : str
+        Where experts take it, below ``/v1``.
     """
 
     model: str
@@ -77,9 +82,12 @@ class ChatRequest:
     needs: frozenset[str]
     max_tokens: int
     fields: dict[str, Raw]
+    path: str = CHAT
 
 
-_decode_known = msgspec.json.Decoder(_ChatFields).decode
+Known = TypeVar("Known", bound=msgspec.Struct)
+
+_decode_chat = msgspec.json.Decoder(_ChatFields).decode
 _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -92,16 +100,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
     InvalidRequestError
         Naming the field at fault; also for bytes that are not JSON.
     """
-    try:
-        body.decode()  # fields that are not decoded must be UTF-8 too
-        known = _decode_known(body)
-        fields = _decode_raw(body)
-    except msgspec.ValidationError as error:
-        raise _field_error(str(error)) from error
-    except RecursionError as error:
-        raise InvalidRequestError(_TOO_DEEP) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
+    known, fields = decode_fields(body, _decode_chat)
     _check_messages(known.messages)
     options = known.stream_options or {}
     return ChatRequest(
@@ -113,6 +112,25 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         max_tokens=known.max_completion_tokens or known.max_tokens or 0,
         fields=fields,
     )
+
+
+def decode_fields(body: bytes, decode: Callable[[bytes], Known]) -> tuple[Known, dict[str, Raw]]:
+    """Return the fields of a body that are checked, and all of them as their bytes.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming the field at fault; also for bytes that are not JSON.
+    """
+    try:
+        body.decode()  # fields that are not decoded must be UTF-8 too
+        return decode(body), _decode_raw(body)
+    except msgspec.ValidationError as error:
+        raise _field_error(str(error)) from error
+    except RecursionError as error:
+        raise InvalidRequestError(_TOO_DEEP) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
 
 
 def _field_error(text: str) -> InvalidRequestError:
@@ -149,7 +167,7 @@ def _check_content(message: dict[str, Any], at: str) -> bool:
     if content is None:
         return bool(message.get("tool_calls"))
     if isinstance(content, str):
-        _refuse_nul(content, at)
+        refuse_nul(content, at)
         return bool(content.strip())
     if not isinstance(content, list):
         raise InvalidRequestError(
@@ -170,12 +188,12 @@ def _check_part(part: object, at: str) -> bool:
         raise InvalidRequestError(
             f"'{at}.text' must be a string; got {_short(text)}.", param=f"{at}.text"
         )
-    _refuse_nul(text, f"{at}.text")
+    refuse_nul(text, f"{at}.text")
     return bool(text.strip())
 
 
-def _refuse_nul(text: str, at: str) -> None:
-    # C servers behind the gateway end a string there: the prompt would be cut in silence
+def refuse_nul(text: str, at: str) -> None:
+    """Refuse text in which C servers would see an end, and cut the prompt in silence."""
     if "\0" in text:
         raise InvalidRequestError(f"'{at}' must not hold NUL characters.", param=at)
 
@@ -211,6 +229,7 @@ def upstream_body(request: ChatRequest, model: str, system_prompt: str | None) -
         The name the expert's server knows the model by.
     system_prompt : str or None
         The prompt of a virtual expert, put in front of the conversation; None leaves it as it is.
+        A text completion has no place for it.
 
     Raises
     ------
@@ -223,7 +242,7 @@ def upstream_body(request: ChatRequest, model: str, system_prompt: str | None) -
     holds it is kept from clients that did not ask (`gateway.sse`).
     """
     changed: dict[str, Any] = {"model": model}
-    if system_prompt:
+    if system_prompt and request.path == CHAT:
         changed["messages"] = with_system_prompt(request.messages, system_prompt)
     if request.stream and not request.include_usage:
         options = request.fields.get("stream_options", Raw(b"null"))

@@ -34,6 +34,7 @@ class _Choice(msgspec.Struct):
     index: int = 0
     finish_reason: str | None = None
     delta: _Delta | None = None
+    text: str | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -42,9 +43,10 @@ class _Answer(msgspec.Struct):
     choices: list[_Choice] = []
     usage: Raw = Raw(b"null")
     error: Any = None
+    data: Raw = Raw(b"null")
 
 
-_NO_CALLS = {b"null", b"[]"}
+_NONE = {b"null", b"[]"}
 _ERROR_CHARS = 300
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.Encoder().encode
@@ -70,20 +72,32 @@ class Reading:
 
 
 def read_body(body: bytes) -> Reading:
-    """Read a whole answer.
+    """Read a whole completion.
 
     Raises
     ------
     ExpertError
         When the body is not a JSON object of the expected shape, e.g. cut short.
     """
-    try:
-        answer = _decode_answer(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ExpertError(f"The expert's answer is not a valid completion: {error}.") from error
+    answer = _whole(body)
     if answer.error is not None or not answer.choices:
         raise ExpertError("The expert's answer holds no choices.")
     return Reading(_read_usage(answer), answer.choices[-1].finish_reason)
+
+
+def read_embeddings(body: bytes) -> Reading:
+    """Read a whole answer with embeddings; raises as `read_body` does."""
+    answer = _whole(body)
+    if answer.error is not None or bytes(answer.data) in _NONE:
+        raise ExpertError("The expert's answer holds no embeddings.")
+    return Reading(_read_usage(answer))
+
+
+def _whole(body: bytes) -> _Answer:
+    try:
+        return _decode_answer(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ExpertError(f"The expert's answer is not a valid completion: {error}.") from error
 
 
 def _read_usage(answer: _Answer) -> Usage | None:
@@ -183,6 +197,8 @@ class StreamRelay:
             self.reading.finish_reason = choice.finish_reason or self.reading.finish_reason
             if choice.delta is not None:
                 self._read_delta(choice.index, choice.delta)
+            elif choice.text is not None:  # of a text completion
+                self._read_delta(choice.index, _Delta(choice.text))
         usage = _read_usage(answer)
         if usage is None:
             return event
@@ -195,7 +211,7 @@ class StreamRelay:
     def _read_delta(self, index: int, delta: _Delta) -> None:
         self.reading.chunks += 1
         self._parts.append(delta.content or "")
-        calls = {bytes(delta.tool_calls), bytes(delta.function_call)} - _NO_CALLS
+        calls = {bytes(delta.tool_calls), bytes(delta.function_call)} - _NONE
         if calls or delta.reasoning_content or delta.reasoning or index:
             self._plain = False
 

@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Raw
 
 from gateway.experts import Expert
-from gateway.protocol import ChatRequest
+from gateway.protocol import COMPLETIONS, ChatRequest
+from gateway.protocol_text import continued_prompt
 
 _FIELDS = {
     "prefill": {},
@@ -36,6 +37,7 @@ def successors(request: ChatRequest, text: str | None, experts: Sequence[Expert]
     """Return the experts that could go on with an answer.
 
     Several choices cannot be continued, nor can JSON: its grammar would start anew in the middle.
+    A text completion is continued by every expert: what there is of it goes behind the prompt.
 
     Parameters
     ----------
@@ -44,6 +46,9 @@ def successors(request: ChatRequest, text: str | None, experts: Sequence[Expert]
     experts : sequence of Expert
         Those planned for the request.
     """
+    if request.path == COMPLETIONS:
+        can = text is not None and continued_prompt(request.fields, text) is not None
+        return list(experts) if can else []
     one_choice = bytes(request.fields.get("n", Raw(b"1"))) in _ONE
     if text is None or not one_choice or "response_format" in request.fields:
         return []
@@ -65,6 +70,9 @@ def continued(request: ChatRequest, text: str, n_tokens: int, expert: Expert) ->
         limit = msgspec.json.decode(fields.get(name, Raw(b"null")))
         if limit is not None:
             fields[name] = Raw(str(max(1, limit - n_tokens)).encode())
+    prompt = continued_prompt(fields, text) if request.path == COMPLETIONS else None
+    if prompt is not None:
+        return replace(request, fields={**fields, "prompt": prompt})
     messages = list(request.messages)
     if text:
         messages.append({"role": "assistant", "content": text})

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.errors import GatewayError
 from gateway.pipeline import Call, Pipeline
+from gateway.sse import data_event
+
+_encode = msgspec.json.Encoder().encode
 
 
 class _HttpSink:
@@ -20,6 +25,9 @@ class _HttpSink:
 
     async def write(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def fail(self, error: GatewayError) -> None:
+        await self.write(data_event(_encode(error.envelope())))
 
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -38,7 +46,7 @@ class Exchange(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application."""
-        work = asyncio.ensure_future(self._answer(_HttpSink(send)))
+        work = asyncio.ensure_future(self._pipeline.answer(self._call, _HttpSink(send)))
         left = asyncio.ensure_future(_client_left(receive))
         try:
             await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -49,10 +57,6 @@ class Exchange(Response):
             await asyncio.wait({work, left})
         if not gone:
             work.result()
-
-    async def _answer(self, sink: _HttpSink) -> None:
-        await self._pipeline.answer(self._call, sink)
-        await sink.end()
 
 
 async def _client_left(receive: Receive) -> None:

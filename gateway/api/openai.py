@@ -1,4 +1,4 @@
-"""The OpenAI surface: chat completions and the list of models."""
+"""The OpenAI surface: chat and text completions, embeddings, and the list of models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from fastapi import APIRouter, Request, Response
 from gateway.api.body import read_body
 from gateway.api.exchange import Exchange
 from gateway.auth import authenticate
+from gateway.dialects.base import Dialect
+from gateway.dialects.openai import Plain
 from gateway.errors import InvalidRequestError, ModelNotFoundError
 from gateway.keys import Caller
 from gateway.pipeline import Call
+from gateway.protocol import parse_chat_request
+from gateway.protocol_text import parse_completion_request, parse_embedding_request
 from gateway.services import Services, services_of
 
 router = APIRouter(prefix="/v1")
 
+CHAT = Plain(parse_chat_request)
+COMPLETIONS = Plain(parse_completion_request)
+EMBEDDINGS = Plain(parse_embedding_request)
 MOST_TIMEOUT_S = 86_400
 _BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
 
@@ -24,12 +31,30 @@ _BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "requi
 @router.post("/chat/completions", openapi_extra={"requestBody": _BODY})
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation; ``model: auto`` picks the expert, an expert's name pins it."""
+    return await answer(request, CHAT)
+
+
+@router.post("/completions", openapi_extra={"requestBody": _BODY})
+async def completions(request: Request) -> Response:
+    """Go on with a text; ``model: auto`` picks the expert by it."""
+    return await answer(request, COMPLETIONS)
+
+
+@router.post("/embeddings", openapi_extra={"requestBody": _BODY})
+async def embeddings(request: Request) -> Response:
+    """Return the embeddings of texts, by an expert with the capability ``embeddings``."""
+    return await answer(request, EMBEDDINGS)
+
+
+async def answer(request: Request, dialect: Dialect) -> Response:
+    """Read a request and hand it to the pipeline."""
     services = services_of(request)
     caller = await authenticate(request)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
     headers = request.headers
     call = Call(
         body,
+        dialect,
         caller,
         request.state.request_id,
         timeout_s=read_timeout_s(headers),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.experts import Expert
@@ -23,12 +23,15 @@ class UpstreamRequest:
         Whether a stream of events is asked for.
     request_id : str
         Sent on as ``x-request-id``.
+    headers : Mapping of str to str
+        Further ones that belong to the path.
     """
 
     path: str
     body: bytes
     stream: bool
     request_id: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class UpstreamResponse(Protocol):

@@ -148,6 +148,7 @@ class OpenAIBackend:
             "accept": "text/event-stream" if request.stream else "application/json",
             "accept-encoding": "identity",
             "x-request-id": request.request_id,
+            **request.headers,
             **self._key_header(expert),
         }
 

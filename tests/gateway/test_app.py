@@ -14,11 +14,14 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.backends.base import UpstreamRequest, UpstreamResponse
+from gateway.dialects.openai import Plain
 from gateway.dispatch import Dispatcher
+from gateway.errors import GatewayError
 from gateway.experts import Expert
 from gateway.keys import Caller
 from gateway.logs import JsonFormatter
 from gateway.pipeline import Call, Pipeline
+from gateway.protocol import parse_chat_request
 from gateway.services import Services
 from gateway.settings import load_settings
 from tests.servers import NOBODY_URL, write_experts
@@ -87,6 +90,12 @@ class NoSink:
     async def write(self, data: bytes) -> None:
         raise AssertionError
 
+    async def fail(self, error: GatewayError) -> None:
+        raise AssertionError
+
+    async def end(self) -> None:
+        raise AssertionError
+
 
 def test_a_bug_on_the_way_is_accounted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
@@ -97,7 +106,8 @@ def test_a_bug_on_the_way_is_accounted(tmp_path: Path, caplog: pytest.LogCapture
         dispatcher = Dispatcher(BuggyBackend(), services.metrics)
         pipeline = Pipeline(services.planner, dispatcher, services.ledger)
         with pytest.raises(ZeroDivisionError):
-            await pipeline.answer(Call(body, Caller(), "id", None), NoSink())
+            call = Call(body, Plain(parse_chat_request), Caller(), "id")
+            await pipeline.answer(call, NoSink())
         assert (await services.ledger.stats())["failed"] == 1
 
     with_app(tmp_path, use)

@@ -1,0 +1,1 @@
+"""The wire formats of clients, in terms of chat completions."""
