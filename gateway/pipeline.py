@@ -121,7 +121,9 @@ class Pipeline:
             return self._planner.plan_embeddings(request.model), None
         session = None
         if request.path == CHAT and call.sticky:
-            session = session_keys(call.caller.tenant, call.session, request.fields, request.messages)
+            session = session_keys(
+                call.caller.tenant, call.session, request.fields, request.messages
+            )
         plan = await self._planner.plan(
             request.model,
             request.messages,

@@ -29,6 +29,12 @@ def chunk(delta: dict[str, Any], finish: str | None = None, **extra: Any) -> byt
     return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
 
 
+def text_chunk(piece: str) -> bytes:
+    choice = {"index": 0, "text": piece, "finish_reason": None}
+    body = {"id": "c1", "object": "text_completion", "choices": [choice]}
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+
+
 def usage_chunk(counted: dict[str, int]) -> bytes:
     body = {"id": "c1", "object": "chat.completion.chunk", "choices": [], "usage": counted}
     return b"data: " + json.dumps(body).encode() + b"\n\n"
@@ -63,7 +69,7 @@ class Asked(msgspec.Struct):
     """What it reads of a request."""
 
     model: str
-    messages: msgspec.Raw
+    messages: msgspec.Raw = msgspec.Raw(b"[]")
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
@@ -77,13 +83,22 @@ LAST_EVENTS = {
 """What ends a stream that breaks off."""
 
 
+VECTORS = {
+    "object": "list",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -1.5]}],
+    "model": "upstream",
+    "usage": {"prompt_tokens": 3, "total_tokens": 3},
+}
+
+
 class Upstream:
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
-        app.router.add_post("/v1/chat/completions", self.chat)
+        for path in ("chat/completions", "completions", "embeddings"):
+            app.router.add_post(f"/v1/{path}", self.answer)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/seen/{request_id}", self.show)
         return app
@@ -96,11 +111,11 @@ class Upstream:
         found = [entry for entry in self.seen if entry["headers"].get("x-request-id") == wanted]
         return web.json_response(found)
 
-    async def chat(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         text = await request.text()
         body = msgspec.json.decode(text, type=Asked)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        entry = {"raw": text, "headers": headers, "left": False}
+        entry = {"raw": text, "headers": headers, "left": False, "path": request.path}
         self.seen.append(entry)
         try:
             return await self.act(request, body)
@@ -129,12 +144,17 @@ class Upstream:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
+        if request.path == "/v1/embeddings":
+            return web.json_response(VECTORS)
         if body.stream:
             asked = (body.stream_options or {}).get("include_usage")
             return await self.stream(request, kind, usage(kind, detail) if asked else None)
         if kind == "garbage":
             return web.Response(body=b'{"choices": [', content_type="application/json")
-        return web.json_response(completion(f"{kind} answers", usage(kind, detail)))
+        whole = completion(f"{kind} answers", usage(kind, detail))
+        if request.path == "/v1/completions":
+            whole["choices"] = [{"index": 0, "text": f"{kind} goes on", "finish_reason": "stop"}]
+        return web.json_response(whole)
 
     async def stream(
         self, request: web.Request, kind: str, counted: dict[str, int] | None
@@ -144,7 +164,8 @@ class Upstream:
         if kind == "empty":
             return response
         for piece in PIECES:
-            await response.write(chunk({"content": piece}))
+            as_text = request.path == "/v1/completions"
+            await response.write(text_chunk(piece) if as_text else chunk({"content": piece}))
             await asyncio.sleep(0.3 if kind == "paced" else 0)
         if await self.breaks(request, kind, response):
             return response

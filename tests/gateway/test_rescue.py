@@ -70,6 +70,30 @@ def test_a_cut_stream_goes_on_with_the_next_expert(
     assert line["outcome"] == "ok"
 
 
+def test_a_cut_text_completion_goes_on_behind_its_prompt(
+    gateway: Gateway, upstream: UpstreamServer
+) -> None:
+    body = {"model": "auto", "prompt": CODE, "stream": True, "max_tokens": 50}
+    answer = gateway.post("/v1/completions", json=body)
+    events = [json.loads(line[6:]) for line in answer.text.splitlines() if line[6:7] == "{"]
+    texts = [choice.get("text") or "" for event in events for choice in event["choices"]]
+    assert "".join(texts) == WHOLE + WHOLE
+    assert answer.text.endswith("data: [DONE]\n\n")
+    second = json.loads(upstream.seen(answer.headers["x-request-id"])[1]["raw"])
+    assert (second["prompt"], second["max_tokens"]) == (CODE + WHOLE, 45)
+    assert "messages" not in second
+
+
+@pytest.mark.parametrize("fields", [{"echo": True}, {"prompt": [1, 2]}, {"n": 2}, {"suffix": "x"}])
+def test_a_text_completion_that_cannot_be_continued_ends_with_an_error(
+    gateway: Gateway, fields: dict[str, Any]
+) -> None:
+    body = {"model": "cut", "prompt": CODE, "stream": True, **fields}
+    answer = gateway.post("/v1/completions", json=body)
+    assert "[DONE]" not in answer.text
+    assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "expert_failed"
+
+
 def test_the_openai_client_sees_one_answer(gateway: Gateway) -> None:
     with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
         stream = client.chat.completions.create(
