@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -15,12 +15,15 @@ from pydantic import (
     StringConstraints,
     Tag,
     field_validator,
+    model_validator,
 )
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Capability = Literal["tools", "json_schema", "vision", "audio", "embeddings"]
 Billions = Annotated[float, Field(gt=0, le=100_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+_VLLM_FLAGS_OF_OURS = {"--api-key", "--host", "--max-model-len", "--port", "--revision"}
+_VLLM_FLAGS_OF_OURS |= {"--served-model-name", "--uds"}
 
 
 class _Strict(BaseModel):
@@ -39,13 +42,37 @@ class Timeouts(_Strict):
 class Runtime(_Strict):
     """How a local expert's process is run. Experts with the same weights share one process."""
 
-    parallel: int = Field(4, ge=1, le=256, description="Answers generated at the same time.")
+    engine: Literal["llama", "vllm"] = Field(
+        "llama",
+        description="llama = llama.cpp; vllm = `vllm serve`, which the extra vllm installs.",
+    )
+    parallel: int = Field(
+        4, ge=1, le=256, description="Answers generated at the same time (llama only)."
+    )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="CPU threads; null = half of the cores."
+        None, ge=1, le=1024, description="CPU threads; null = half of the cores (llama only)."
     )
     gpu_layers: int = Field(
-        0, ge=-1, description="Layers kept on a GPU; -1 = all. Needs a GPU build of xllamacpp."
+        0,
+        ge=-1,
+        description="Layers kept on a GPU; -1 = all. Needs a GPU build of xllamacpp (llama only).",
     )
+    args: tuple[str | int | float, ...] = Field(
+        (),
+        strict=False,
+        description="Further arguments of `vllm serve`, e.g. --enforce-eager (vllm only).",
+    )
+
+    @model_validator(mode="after")
+    def _fits_engine(self) -> Self:
+        others = {"args"} if self.engine == "llama" else {"parallel", "threads", "gpu_layers"}
+        for key in sorted(others & self.model_fields_set):
+            raise ValueError(f"must not hold {key} with engine {self.engine}. Remove it")
+        for arg in self.args:
+            flag = str(arg).partition("=")[0].replace("_", "-")
+            if flag in _VLLM_FLAGS_OF_OURS:
+                raise ValueError(f"must not hold {flag} in args: the gateway sets it. Remove it")
+        return self
 
 
 class ExpertConfig(_Strict):
@@ -62,7 +89,8 @@ class ExpertConfig(_Strict):
     model: str = Field(
         min_length=1,
         description="openai: the name the server knows the model by. local: "
-        "embedded:smollm2-135m-instruct, a path to a .gguf file, or hf:OWNER/REPO/FILE.gguf.",
+        "embedded:smollm2-135m-instruct, a path to a .gguf file, or hf:OWNER/REPO/FILE.gguf; with "
+        "engine vllm a path to a folder with config.json, or hf:OWNER/REPO@REVISION.",
     )
     api_key_env: str | None = Field(
         None,

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,8 @@ class ChildSpec:
         File descriptors it inherits.
     fatal_exit_codes : frozenset of int
         Exit codes after which a restart is useless, as long as it has not `settled`.
+    orphan_signal : int
+        What it is sent when this process is gone: SIGTERM if it has processes of its own to end.
     """
 
     name: str
@@ -50,10 +53,11 @@ class ChildSpec:
     socket_path: Path | None = None
     pass_fds: tuple[int, ...] = ()
     fatal_exit_codes: frozenset[int] = frozenset()
+    orphan_signal: signal.Signals = signal.SIGKILL
 
 
 class Child:
-    """Keeps one process running until it is stopped.
+    """Keeps one process running until it is stopped; what it started ends with it.
 
     Parameters
     ----------
@@ -111,7 +115,7 @@ class Child:
         try:
             await asyncio.wait_for(process.wait(), grace_s)
         except TimeoutError:
-            process.kill()
+            _end_group(process.pid)
             await process.wait()
 
     async def _run_once(self) -> int:
@@ -119,21 +123,32 @@ class Child:
         if spec.socket_path is not None:
             spec.socket_path.unlink(missing_ok=True)
         output = spec.log_path.open("wb") if spec.log_path else None
+        tether = (
+            sys.executable,
+            "-I",
+            "-S",
+            _TETHER,
+            str(os.getpid()),
+            str(int(spec.orphan_signal)),
+        )
         try:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-S", _TETHER, str(os.getpid()), *spec.command),
+                *(*tether, *spec.command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **spec.environ},
                 pass_fds=spec.pass_fds,
-                start_new_session=True,  # a Ctrl-C in the terminal is ours to pass on
+                start_new_session=True,  # a group of its own; a Ctrl-C is ours to pass on
             )
         finally:
             if output is not None:
                 output.close()
         self._set(self._process.pid, "started")
-        return await self._process.wait()
+        try:
+            return await self._process.wait()
+        finally:
+            _end_group(self._process.pid)  # vLLM's engine outlives a server that was killed
 
     def _describe(self, code: int) -> str:
         if code < 0:
@@ -144,6 +159,12 @@ class Child:
     def _set(self, pid: int | None, state: str) -> None:
         self.pid, self.state = pid, state
         self._on_change()
+
+
+def _end_group(pid: int) -> None:
+    """Kill a process and those that it left behind."""
+    with suppress(ProcessLookupError, PermissionError):  # macOS refuses for a group of zombies
+        os.killpg(pid, signal.SIGKILL)
 
 
 def last_line(path: Path | None) -> str:

@@ -12,6 +12,7 @@ from gateway.errors import ConfigError
 from gateway.experts import Expert, ExpertRegistry
 from gateway.supervisor.child import ChildSpec
 from gateway.supervisor.llama import LlamaConfig
+from gateway.supervisor.vllm import vllm_spec
 from gateway.supervisor.weights import find_weights
 
 CACHE_MAX_MB = 64
@@ -63,6 +64,8 @@ def expert_specs(registry: ExpertRegistry, run_dir: Path) -> list[ChildSpec]:
 
 def _expert_spec(expert: Expert, config_dir: Path, run_dir: Path) -> ChildSpec:
     socket_path = socket_of(run_dir, expert)
+    if expert.runtime.engine == "vllm":
+        return vllm_spec(expert, process_of(expert), config_dir, socket_path)
     config = LlamaConfig(
         model_path=str(find_weights(expert, config_dir)),
         alias=expert.model,
