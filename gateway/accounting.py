@@ -6,24 +6,39 @@ Definitions (all parameters in 10^9):
   plus the router's own parameters when a classification was really run.
 - Averages are taken per request and weighted by completion tokens, with and without the router.
   Requests whose expert has no known size are left out of them and counted in ``unknown_size``.
+- ``saved_versus_best_single_b`` is what the same requests would have cost on the one expert that is
+  best for all of them, less what they did cost; None when its size is unknown.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.metrics import Metrics
 
-KEY = "coe:1:ledger"
+KEY = "coe:2:ledger"
 """Redis hash: one field for each worker process, its totals as JSON."""
+ENDED = b"ended"
+"""The field that the totals of processes go into that have not stored any for `ENDED_AFTER_S`."""
+ENDED_AFTER_S = 86_400.0
+FOLD_LOCK_S = 60
+KINDS = ("expert", "category", "tenant", "preset")
+MOST_NAMES = 200
+"""Names of one kind that are counted apart by a process; further ones are counted as `OTHER`."""
+OTHER = "(other)"
+
+Group = tuple[str, str]
+"""Kind and name, e.g. ("tenant", "team-a")."""
+
+_FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, AttributeError)
 
 _log = logging.getLogger("gateway.requests")
 
@@ -36,8 +51,8 @@ class Record:
     ----------
     key_id : str or None
         The visible part of the API key; None without one.
-    expert, category, confidence, reason, router, cache : str, float or None
-        The choice; None for what was not come to.
+    expert, category, preset, confidence, reason, router, cache : str, float or None
+        The choice; None for what was not come to. A pinned request has no preset.
     active_params_b, expert_active_params_b : float or None
         With and without the router; None when the expert's size is unknown.
     usage : {"reported", "estimated", "none"}
@@ -57,6 +72,7 @@ class Record:
     stream: bool = False
     expert: str | None = None
     category: str | None = None
+    preset: str | None = None
     confidence: float | None = None
     reason: str | None = None
     router: str | None = None
@@ -135,8 +151,16 @@ class Totals:
         for item in fields(self):
             setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
 
-    def summary(self) -> dict[str, Any]:
-        """Return counts and averages; an average over nothing is None."""
+    def summary(self, best_single_b: float | None) -> dict[str, Any]:
+        """Return counts and averages; an average over nothing is None.
+
+        Parameters
+        ----------
+        best_single_b : float or None
+            10^9 active parameters of the best single expert; None when they are not known.
+        """
+        per_request = _ratio(self.active, self.sized_requests)
+        per_token = _ratio(self.active_by_token, self.sized_tokens)
         return {
             "requests": self.requests,
             "failed": self.failed,
@@ -145,16 +169,24 @@ class Totals:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "average_active_params_b": {
-                "per_request": _ratio(self.active, self.sized_requests),
+                "per_request": per_request,
                 "per_request_without_router": _ratio(self.expert_active, self.sized_requests),
-                "per_token": _ratio(self.active_by_token, self.sized_tokens),
+                "per_token": per_token,
                 "per_token_without_router": _ratio(self.expert_active_by_token, self.sized_tokens),
+            },
+            "saved_versus_best_single_b": {
+                "per_request": _less(best_single_b, per_request),
+                "per_token": _less(best_single_b, per_token),
             },
         }
 
 
 def _ratio(total: float, count: int) -> float | None:
     return round(total / count, 6) if count else None
+
+
+def _less(whole: float | None, part: float | None) -> float | None:
+    return None if whole is None or part is None else round(whole - part, 6)
 
 
 class Ledger(Protocol):
@@ -168,8 +200,18 @@ class Ledger(Protocol):
         """Make this process's totals visible to the others."""
         ...
 
-    async def stats(self) -> dict[str, Any]:
-        """Return the totals of all processes, over all, by expert and by category."""
+    async def fold(self) -> None:
+        """Add up the totals of processes that ended long ago, so that the store does not grow."""
+        ...
+
+    async def stats(self, best_single_b: float | None) -> dict[str, Any]:
+        """Return the totals of all processes: over all, and by each of `KINDS`.
+
+        Parameters
+        ----------
+        best_single_b : float or None
+            See `Totals.summary`.
+        """
         ...
 
 
@@ -198,40 +240,72 @@ class RedisLedger:
         self._instance = instance.encode()
         self._metrics = metrics
         self._charge = charge
-        self._groups: dict[str, Totals] = {}
+        self._groups: dict[Group, Totals] = {}
+        self._names: dict[str, set[str]] = {kind: set() for kind in KINDS}
         self._failing = False
 
     def write(self, record: Record) -> None:
         """See `Ledger.write`."""
         record.total_s = record.elapsed_s()
-        for group in _groups_of(record):
+        for group in self._groups_of(record):
             self._groups.setdefault(group, Totals()).add(record)
+            if record.active_params_b is not None:
+                tokens = record.completion_tokens
+                self._metrics.count_group(*group, record.active_params_b, tokens)
         self._count(record)
         self._charge(record)
         _log.info("request", extra={"fields": record.line()})
 
     async def store(self) -> None:
         """See `Ledger.store`; a failure is counted and repaired by the next call."""
-        value = json.dumps({name: asdict(totals) for name, totals in self._groups.items()})
         try:
-            await self._redis.hset(KEY, self._instance, value)
-        except (RedisError, OSError, TimeoutError) as error:
+            await self._redis.hset(KEY, self._instance, _encode(self._groups))
+        except _FAILURES as error:
             self._survive(error)
         else:
             self._failing = False
 
-    async def stats(self) -> dict[str, Any]:
+    async def fold(self) -> None:
+        """See `Ledger.fold`; a failure is counted, and the next process folds."""
+        try:
+            lock = f"{KEY}:folding"
+            if not await self._redis.set(lock, self._instance, nx=True, ex=FOLD_LOCK_S):
+                return
+            stored = await self._redis.hgetall(KEY)
+            parts = {name: _decode(value) for name, value in stored.items()}
+            before_s = time.time() - ENDED_AFTER_S
+            ended = [name for name, part in parts.items() if part.at < before_s and name != ENDED]
+            if ended:
+                whole = _merge(parts[name].groups for name in (*ended, ENDED) if name in parts)
+                pipeline = self._redis.pipeline(transaction=True)
+                pipeline.hdel(KEY, *ended)
+                pipeline.hset(KEY, ENDED, _encode(whole))
+                await pipeline.execute()
+        except _FAILURES as error:
+            self._survive(error)
+
+    async def stats(self, best_single_b: float | None) -> dict[str, Any]:
         """See `Ledger.stats`; ``scope`` says whether all processes could be asked."""
         await self.store()
         try:
             stored = await self._redis.hgetall(KEY)
-            others = [_parse(value) for key, value in stored.items() if key != self._instance]
-            merged = _merge([*others, self._groups])
+            others = [_decode(value) for key, value in stored.items() if key != self._instance]
+            merged = _merge([*(part.groups for part in others), self._groups])
             scope = "all processes"
-        except (RedisError, OSError, TimeoutError, ValueError, TypeError, AttributeError) as error:
+        except _FAILURES as error:
             self._survive(error)
             merged, scope = self._groups, "this process only: the cache cannot be reached"
-        return {"scope": scope, **_report(merged)}
+        return {"scope": scope, **_report(merged, best_single_b)}
+
+    def _groups_of(self, record: Record) -> Iterator[Group]:
+        yield "total", ""
+        for kind in KINDS:
+            name = getattr(record, kind)
+            if name is not None:
+                names = self._names[kind]
+                if len(names) < MOST_NAMES:
+                    names.add(name)
+                yield kind, name if name in names else OTHER
 
     def _survive(self, error: Exception) -> None:
         self._metrics.ledger_errors.inc()
@@ -248,37 +322,46 @@ class RedisLedger:
         ).inc()
         metrics.tokens.labels(expert, "prompt").inc(record.prompt_tokens)
         metrics.tokens.labels(expert, "completion").inc(record.completion_tokens)
-        if record.active_params_b is not None:
-            metrics.active_params_b.labels(expert).inc(record.active_params_b)
         if record.first_byte_s is not None:
             metrics.first_byte_seconds.labels(expert).observe(record.first_byte_s)
         metrics.request_seconds.labels(expert).observe(record.total_s or 0.0)
 
 
-def _groups_of(record: Record) -> Iterable[str]:
-    yield "total"
-    if record.expert is not None:
-        yield f"expert:{record.expert}"
-    if record.category is not None:
-        yield f"category:{record.category}"
+class _Part(msgspec.Struct):
+    """What one process stores: when, in seconds since 1970, and its totals by kind and name."""
+
+    at: float
+    totals: dict[str, dict[str, Totals]]
+
+    @property
+    def groups(self) -> dict[Group, Totals]:
+        """The totals by group."""
+        return {(kind, name): t for kind, by in self.totals.items() for name, t in by.items()}
 
 
-def _parse(value: str | bytes) -> dict[str, Totals]:
-    return {name: Totals(**sums) for name, sums in json.loads(value).items()}
+def _encode(groups: Mapping[Group, Totals]) -> bytes:
+    part = _Part(time.time(), {})
+    for (kind, name), totals in groups.items():
+        part.totals.setdefault(kind, {})[name] = totals
+    return msgspec.json.encode(part)
 
 
-def _merge(parts: Iterable[Mapping[str, Totals]]) -> dict[str, Totals]:
-    merged: dict[str, Totals] = {}
+def _decode(value: bytes | str) -> _Part:
+    return msgspec.json.decode(value, type=_Part)
+
+
+def _merge(parts: Iterable[Mapping[Group, Totals]]) -> dict[Group, Totals]:
+    merged: dict[Group, Totals] = {}
     for part in parts:
-        for name, totals in part.items():
-            merged.setdefault(name, Totals()).merge(totals)
+        for group, totals in part.items():
+            merged.setdefault(group, Totals()).merge(totals)
     return merged
 
 
-def _report(groups: Mapping[str, Totals]) -> dict[str, Any]:
-    def of(kind: str) -> dict[str, Any]:
-        names = sorted(name for name in groups if name.startswith(f"{kind}:"))
-        return {name.partition(":")[2]: groups[name].summary() for name in names}
+def _report(groups: Mapping[Group, Totals], best_single_b: float | None) -> dict[str, Any]:
+    def of(wanted: str) -> dict[str, Any]:
+        names = sorted(name for kind, name in groups if kind == wanted)
+        return {name: groups[wanted, name].summary(best_single_b) for name in names}
 
-    total = groups.get("total", Totals())
-    return {**total.summary(), "by_expert": of("expert"), "by_category": of("category")}
+    total = groups.get(("total", ""), Totals())
+    return {**total.summary(best_single_b), **{f"by_{kind}": of(kind) for kind in KINDS}}

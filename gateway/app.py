@@ -108,7 +108,6 @@ def _services(
     composition = compose(registry, ask)
     composition.routers[-1].predict_proba(WARM_UP)
     metrics = Metrics(CollectorRegistry(), environ.get("PROMETHEUS_MULTIPROC_DIR"))
-    metrics.resident_params_b.set(registry.resident_params_b)
     redis = connect(
         settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir),
         settings.redis_timeout_ms,
@@ -141,6 +140,7 @@ def _children_of(run_dir: Path) -> Callable[[], Mapping[str, str]]:
 
 
 async def _store_ledger(services: Services) -> None:
+    await services.ledger.fold()
     while True:
         await asyncio.sleep(LEDGER_PERIOD_S)
         await services.ledger.store()

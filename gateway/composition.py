@@ -50,6 +50,23 @@ class Composition:
         return {AUTO: DEFAULT_PRESET, **{f"{AUTO}:{preset}": preset for preset in named}}
 
     @property
+    def best_single(self) -> Expert | None:
+        """The expert that alone would score highest by the table; without one, the largest.
+
+        None when there is neither a table nor an expert of known size.
+        """
+        if isinstance(self.mapping, ScoredMapping):
+            return self.registry[self.mapping.best_single]
+        sized = [e for e in self.registry.values() if e.active_params_b is not None]
+        return max(sized, key=lambda expert: expert.active_params_b or 0.0, default=None)
+
+    @property
+    def best_single_params_b(self) -> float | None:
+        """Its 10^9 active parameters; None when they are not known."""
+        best = self.best_single
+        return None if best is None else best.active_params_b
+
+    @property
     def ask_timeout_s(self) -> float | None:
         """How long a router that asks a service may take, in seconds; None without one."""
         config = self.registry.file.llm_router

@@ -288,7 +288,7 @@ def note_expert(record: Record, expert: Expert) -> None:
 
 def note_plan(record: Record, plan: Plan) -> None:
     """Write the choice into the record."""
-    record.reason, record.cache = plan.reason, plan.cache
+    record.reason, record.cache, record.preset = plan.reason, plan.cache, plan.preset
     record.router_active_params_b = plan.router_active_params_b
     if plan.decision is not None and plan.router is not None:
         record.category = plan.decision.category

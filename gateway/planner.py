@@ -67,6 +67,8 @@ class Plan:
         Whether the conversation keeps an expert that the decision alone would not choose.
     why : str
         The reason where there is no decision.
+    preset : str or None
+        The preset it was routed under; None when the client pinned an expert.
     """
 
     experts: tuple[Expert, ...]
@@ -77,6 +79,7 @@ class Plan:
     router_active_params_b: float
     stuck: bool = False
     why: str = "pinned"
+    preset: str | None = None
 
     @property
     def reason(self) -> str:
@@ -166,7 +169,7 @@ class Planner:
         by_rule = isinstance(router, KeywordRouter) and router.matches(reading.text)
         spent = 0.0 if cache == "hit" or by_rule else router.active_params_b
         stuck = experts[0].name != ranked[0]
-        return Plan(experts, decision, reading, router, cache, spent, stuck)
+        return Plan(experts, decision, reading, router, cache, spent, stuck, preset=routes[model])
 
     def plan_embeddings(self, model: str) -> Plan:
         """Return the expert that makes embeddings: the one named, else the first that can.

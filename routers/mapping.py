@@ -202,6 +202,12 @@ class ScoredMapping:
         return tuple(self.prices)
 
     @property
+    def best_single(self) -> str:
+        """The expert with the highest mean over categories; the smallest among equals."""
+        overall = self.expected_score.mean(axis=0)
+        return self.experts[int(np.lexsort((self.active_params_b, -overall))[0])]
+
+    @property
     def digest(self) -> str:
         """A short hash of all that decides a ranking."""
         content = hashlib.sha256(repr((self.categories, self.experts)).encode())

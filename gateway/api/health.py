@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -65,5 +66,9 @@ async def _cache_state(services: Services) -> str:
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """Return the metrics of all workers in the Prometheus text format."""
-    body: Any = services_of(request).metrics.render()
+    services = services_of(request)
+    best_b = services.composition.best_single_params_b
+    services.metrics.resident_params_b.set(services.composition.registry.resident_params_b)
+    services.metrics.best_single_params_b.set(math.nan if best_b is None else best_b)
+    body: Any = services.metrics.render()
     return Response(body, media_type="text/plain; version=0.0.4")

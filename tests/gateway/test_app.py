@@ -108,7 +108,7 @@ def test_a_bug_on_the_way_is_accounted(tmp_path: Path, caplog: pytest.LogCapture
         with pytest.raises(ZeroDivisionError):
             call = Call(body, Plain(parse_chat_request), Caller(), "id")
             await pipeline.answer(call, NoSink())
-        assert (await services.ledger.stats())["failed"] == 1
+        assert (await services.ledger.stats(None))["failed"] == 1
 
     with_app(tmp_path, use)
     (line,) = [record.__dict__["fields"] for record in caplog.records if record.msg == "request"]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway.accounting import KEY as LEDGER
 from gateway.cache.choices import (
     PREFIX,
     choice_key,
@@ -181,10 +182,10 @@ def test_garbage_in_the_cache_is_counted_and_ignored(
 
 
 def test_garbage_in_the_ledger_is_survived(gateway: Gateway, valkey: Valkey) -> None:
-    for garbage in (b"nonsense", b"[]", b'{"total": {"x": 1}}', b'{"total": 7}'):
-        valkey.client.hset("coe:1:ledger", "someone", cast(Any, garbage))
+    for garbage in (b"nonsense", b"[]", b'{"at": 1}', b'{"at": 1, "totals": {"total": 7}}'):
+        valkey.client.hset(LEDGER, "someone", cast(Any, garbage))
         assert gateway.stats()["scope"].startswith("this process only")
-    valkey.client.hdel("coe:1:ledger", "someone")
+    valkey.client.hdel(LEDGER, "someone")
     assert gateway.stats()["scope"] == "all processes"
 
 

@@ -113,6 +113,28 @@ def test_totals_are_kept_by_expert_and_by_category(script: Script, router_b: flo
     assert average["per_request_without_router"] == 7
 
 
+def test_totals_are_kept_by_tenant_and_by_preset(script: Script, router_b: float) -> None:
+    assert script.stats["by_tenant"]["default"]["requests"] == 9
+    assert list(script.stats["by_preset"]) == ["default"]  # pinned requests have none
+    by_preset = script.stats["by_preset"]["default"]
+    assert by_preset["requests"] == 2
+    average = by_preset["average_active_params_b"]
+    assert average["per_request"] == pytest.approx(7 + router_b / 2, abs=1e-6)
+    assert average["per_token"] == pytest.approx(7 + router_b / 2, abs=1e-6)
+
+
+def test_what_was_saved_is_counted_against_the_best_single_expert(script: Script) -> None:
+    assert script.stats["best_single"] == {"expert": "big", "active_params_b": 7}
+    for group in (script.stats, *script.stats["by_expert"].values()):
+        average, saved = group["average_active_params_b"], group["saved_versus_best_single_b"]
+        for unit in ("per_request", "per_token"):
+            if average[unit] is None:
+                assert saved[unit] is None
+            else:
+                assert saved[unit] == pytest.approx(7 - average[unit])
+    assert script.stats["by_expert"]["small"]["saved_versus_best_single_b"]["per_token"] == 5.5
+
+
 def test_each_request_has_one_line_in_the_log(script: Script) -> None:
     logged = [line["request_id"] for line in script.gateway.requests_logged()]
     assert sorted(logged) == sorted(answer.headers["x-request-id"] for answer in script.answers)
@@ -136,6 +158,8 @@ def test_a_line_holds_what_a_request_cost(script: Script, router_b: float) -> No
         "status": 200,
         "outcome": "ok",
         "tenant": "default",
+        "key_id": None,
+        "preset": "default",
         "stream": False,
     }
     assert {key: line[key] for key in expected} == expected
@@ -177,7 +201,15 @@ def test_the_metrics_agree(script: Script, router_b: float) -> None:
     assert total("coe_requests_total", "expert_failed") == 1
     assert total("coe_tokens_total", "completion") == 95
     assert total("coe_tokens_total", "prompt", "big") == 33
-    assert total("coe_active_params_b_total") == pytest.approx(26.5 + router_b)
+    by_token = (7 * 75 + 1.5 * 10 + 2 * 6) + router_b * 25
+    for kind in ("total", "expert", "tenant"):
+        assert total("coe_group_requests_total", kind) == 6
+        assert total("coe_group_completion_tokens_total", kind) == 91
+        assert total("coe_group_active_params_b_total", kind) == pytest.approx(26.5 + router_b)
+        assert total("coe_group_active_params_b_tokens_total", kind) == pytest.approx(by_token)
+    for kind, name in (("category", "coding"), ("preset", "default")):
+        assert total("coe_group_active_params_b_total", kind, name) == pytest.approx(14 + router_b)
+    assert total("coe_best_single_active_params_b") == 7
     assert total("coe_resident_params_b") == 8
     assert total("coe_choices_total", "hit") == total("coe_choices_total", "miss") == 1
     assert total("coe_expert_failures_total", "broken") == 1
