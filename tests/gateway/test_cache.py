@@ -54,7 +54,8 @@ def gateway(
     folder = tmp_path_factory.mktemp("cache")
     experts = [{"name": "good", "base_url": upstream.base_url, "model": "ok"}]
     config = write_experts(folder / "experts.yaml", experts, {})
-    with run_gateway(config, folder, REDIS_URL=valkey.url) as first:
+    environ = {"REDIS_URL": valkey.url, "COE_REDIS_TIMEOUT_MS": "300"}
+    with run_gateway(config, folder, **environ) as first:
         assert first.get("/readyz").json()["cache"].startswith("cache ping: ConnectionError")
         assert first.chat("auto", fresh()).headers["x-coe-cache"] == "miss"
         assert first.stats()["scope"].startswith("this process only")
@@ -62,7 +63,7 @@ def gateway(
         wait_until_kept(first, valkey)
         first.chat("auto", BEFORE)
         first.stats()
-    with run_gateway(config, folder, REDIS_URL=valkey.url, COE_REDIS_TIMEOUT_MS="300") as second:
+    with run_gateway(config, folder, **environ) as second:
         yield second
 
 

@@ -48,6 +48,20 @@ def test_a_preset_is_a_price_on_parameters(gateway: Gateway, model: str, expert:
     assert gateway.chat(model, "Hello").headers["x-coe-expert"] == expert
 
 
+def test_what_presets_save_is_counted_against_the_best_expert_of_the_table(
+    gateway: Gateway,
+) -> None:
+    for model in ("auto", "auto:best"):
+        assert gateway.chat(model, "Hello, old friend").status_code == 200
+    stats = gateway.stats()
+    assert stats["best_single"] == {"expert": "large", "active_params_b": 9}
+    saved = {
+        name: group["saved_versus_best_single_b"] for name, group in stats["by_preset"].items()
+    }
+    assert saved["default"]["per_token"] == pytest.approx(8, abs=0.1)
+    assert saved["best"]["per_token"] == pytest.approx(0, abs=0.1)
+
+
 def test_the_presets_are_listed_and_others_refused(gateway: Gateway) -> None:
     listed = [model["id"] for model in gateway.get("/v1/models").json()["data"]]
     assert {"auto", "auto:best", "small", "large"} <= set(listed)
