@@ -251,7 +251,7 @@ class RedisLedger:
             self._groups.setdefault(group, Totals()).add(record)
             if record.active_params_b is not None:
                 tokens = record.completion_tokens
-                self._metrics.count_group(*group, record.active_params_b, tokens)
+                self._metrics.groups.add(*group, record.active_params_b, tokens)
         self._count(record)
         self._charge(record)
         _log.info("request", extra={"fields": record.line()})

@@ -8,8 +8,31 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 _FAST_S = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-_GROUP = ("by", "name")
 _SLOW_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+
+class GroupCounters:
+    """What requests of known size cost: `by` is total, expert, category, tenant or preset."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, labelnames=("by", "name"), registry=registry)
+        self._requests = counter("coe_group_requests", "Requests of known size.")
+        self._tokens = counter("coe_group_completion_tokens", "Their completion tokens.")
+        self._active = counter(
+            "coe_group_active_params_b",
+            "Sum over requests of the 10^9 parameters used per token, the router's included.",
+        )
+        self._active_tokens = counter(
+            "coe_group_active_params_b_tokens",
+            "Sum over completion tokens of the 10^9 parameters used, the router's included.",
+        )
+
+    def add(self, by: str, name: str, active_params_b: float, completion_tokens: int) -> None:
+        """Count one request."""
+        self._requests.labels(by, name).inc()
+        self._tokens.labels(by, name).inc(completion_tokens)
+        self._active.labels(by, name).inc(active_params_b)
+        self._active_tokens.labels(by, name).inc(active_params_b * completion_tokens)
 
 
 class Metrics:
@@ -35,19 +58,7 @@ class Metrics:
             ["expert", "category", "reason", "outcome"],
         )
         self.tokens = counter("coe_tokens", "Tokens by expert and kind.", ["expert", "kind"])
-        # of requests of known size; `by` is total, expert, category, tenant or preset
-        self._group_requests = counter("coe_group_requests", "Requests.", _GROUP)
-        self._group_tokens = counter("coe_group_completion_tokens", "Their tokens.", _GROUP)
-        self._group_active = counter(
-            "coe_group_active_params_b",
-            "Sum over requests of the 10^9 parameters used per token, the router's included.",
-            _GROUP,
-        )
-        self._group_active_tokens = counter(
-            "coe_group_active_params_b_tokens",
-            "Sum over completion tokens of the 10^9 parameters used, the router's included.",
-            _GROUP,
-        )
+        self.groups = GroupCounters(registry)
         self.best_single_params_b = Gauge(
             "coe_best_single_active_params_b",
             "10^9 active parameters of the best single expert; NaN when they are not known.",
@@ -86,13 +97,6 @@ class Metrics:
             ["expert"],
             buckets=_SLOW_S,
         )
-
-    def count_group(self, by: str, name: str, active_params_b: float, tokens: int) -> None:
-        """Count a request of known size for one group of the ledger."""
-        self._group_requests.labels(by, name).inc()
-        self._group_tokens.labels(by, name).inc(tokens)
-        self._group_active.labels(by, name).inc(active_params_b)
-        self._group_active_tokens.labels(by, name).inc(active_params_b * tokens)
 
     def render(self) -> bytes:
         """Return the metrics of all workers in the Prometheus text format."""
