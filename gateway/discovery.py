@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +141,12 @@ def _wanted(base_url: str, parents: Mapping[str, str | None], model: str | None)
     return bases[0]
 
 
-@dataclass(frozen=True, slots=True)
 class _Server:
-    base_url: str
-    session: aiohttp.ClientSession = field(repr=False)
+    """A server that is asked."""
+
+    def __init__(self, base_url: str, session: aiohttp.ClientSession) -> None:
+        self.base_url = base_url
+        self._session = session
 
     async def models(self) -> list[_Listed]:
         body = await self.call("GET", f"{self.base_url}/models")
@@ -167,7 +169,7 @@ class _Server:
         """Return the body of an answer; raises `ConfigError` when it is no 200."""
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
-            async with self.session.request(
+            async with self._session.request(
                 method, url, json=body, allow_redirects=False, timeout=timeout
             ) as response:
                 content = await response.content.read(MOST_BYTES + 1)
