@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,10 @@ from gateway.relay import Reading, read_body, read_embeddings
 _log = logging.getLogger(__name__)
 
 _READ = {CHAT: read_body, COMPLETIONS: read_body, EMBEDDINGS: read_embeddings}
+_TOO_LONG = re.compile(
+    rb"context_length_exceeded|exceed_context_size|maximum context length|prompt is too long"
+)
+"""What OpenAI, llama.cpp, vLLM and Anthropic say of a prompt that does not fit."""
 FIRST_BACKOFF_S = 0.1
 MOST_WAIT_S = 2.0
 """A longer wait before a retry is left to the client."""
@@ -90,9 +95,10 @@ class Dispatcher:
     ) -> Opened:
         """Return the answer of the first expert, in their order, that gives one.
 
-        When all fail for a reason that may pass, they are tried again, as often as the best one's
-        `max_retries` says, after a pause that grows and is never the same, as long as the retry
-        budget lasts.
+        A prompt that is too long for one may fit the next; when it fits none, the first refusal is
+        returned. When all fail for a reason that may pass, they are tried again, as often as the
+        best one's `max_retries` says, after a pause that grows and is never the same, as long as
+        the retry budget lasts.
 
         Raises
         ------
@@ -120,6 +126,7 @@ class Dispatcher:
     ) -> Opened:
         failure: ExpertError | None = None
         refusal: ExpertError | None = None
+        too_long: Opened | None = None
         for expert in experts:
             guard = self.guards.of(expert)
             refused = guard.refusal()
@@ -127,10 +134,17 @@ class Dispatcher:
                 refusal = refusal or refused
                 continue
             try:
-                return await self._call(expert, guard, request_for(expert), record)
+                opened = await self._call(expert, guard, request_for(expert), record)
             except ExpertError as error:
                 self._note_failure(expert, error)
                 failure = failure or error
+                continue
+            if not says_too_long(opened):
+                return opened
+            await opened.aclose()
+            too_long = too_long or opened
+        if too_long is not None:
+            return too_long
         raise failure or refusal or ExpertUnavailableError("No expert takes this request.")
 
     async def _call(
@@ -175,6 +189,7 @@ async def _first_part(
 ) -> Opened:
     refuse_failure(expert, response)
     if response.status == 200 and request.stream:
+        refuse_other_than_events(expert, response)
         chunks = response.chunks()
         first = await anext(chunks, b"")
         if not first:
@@ -232,6 +247,18 @@ def refuse_failure(expert: Expert, response: UpstreamResponse) -> None:
         error = ExpertError(message, retry_after_s=asked_s)
     error.asked_s = asked_s
     raise error
+
+
+def refuse_other_than_events(expert: Expert, response: UpstreamResponse) -> None:
+    """Raise `ExpertError` when a streamed answer is something else, e.g. the page of a proxy."""
+    kind = response.headers.get("content-type", "nothing said of its type")
+    if not kind.lower().startswith("text/event-stream"):
+        raise ExpertError(f"Expert {expert.name!r} sent no stream of events but {kind[:60]!r}.")
+
+
+def says_too_long(opened: Opened) -> bool:
+    """Whether an expert refused a prompt as too long for it; another one may have more room."""
+    return opened.response.status in {400, 413} and bool(_TOO_LONG.search(opened.first))
 
 
 def _seconds(text: str | None) -> float | None:

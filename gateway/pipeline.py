@@ -190,13 +190,15 @@ class Pipeline:
             while True:
                 try:
                     await _pump(opened, relay, sink)
-                    return
+                    break
                 except ExpertError as error:
                     if relay.complete:
-                        return  # it broke after its end: the client has everything
+                        break  # it broke after its end: the client has everything
                     self._dispatcher.note_cut(opened, error)
                     await opened.aclose()
                     opened = await self._rescue(asked, plan, opened, relay, record, error)
+            if missing := relay.end():
+                await sink.write(missing)
         finally:
             await opened.aclose()
             note_reading(record, relay.reading)

@@ -40,6 +40,7 @@ class _Choice(msgspec.Struct):
 class _Answer(msgspec.Struct):
     """The fields read of a whole answer or of a chunk; the rest is skipped, not decoded."""
 
+    id: Any = None
     choices: list[_Choice] = []
     usage: Raw = Raw(b"null")
     error: Any = None
@@ -63,7 +64,7 @@ class Reading:
     finish_reason : str or None
         Of the last choice that finished; None when none did.
     chunks : int
-        Streamed events with a delta: about the completion tokens, where `usage` is None.
+        Streamed events that say something: about the completion tokens, where `usage` is None.
     """
 
     usage: Usage | None = None
@@ -129,7 +130,8 @@ class StreamRelay:
 
     Notes
     -----
-    Every other event leaves with the bytes it came with.
+    Every other event leaves with the bytes it came with, but for those of an expert that goes on
+    with another one's answer: they get its id, and no second role.
     """
 
     def __init__(self, *, show_usage: bool, note: Callable[[], dict[str, Any]]) -> None:
@@ -141,6 +143,10 @@ class StreamRelay:
         self._splitter = EventSplitter()
         self._parts: list[str] = []
         self._plain = True
+        self._begun: set[int] = set()
+        self._finished: set[int] = set()
+        self._id: Any = None
+        self._resumed = False
         self._earlier_tokens = 0
 
     def feed(self, chunk: bytes) -> bytes:
@@ -152,17 +158,26 @@ class StreamRelay:
         rest = self._splitter.flush()
         return self._pass(rest) if rest else b""
 
+    def end(self) -> bytes:
+        """Return the ``[DONE]`` that an expert left out of a complete answer."""
+        if self.done or not self.complete:
+            return b""
+        self.done = True
+        return data_event(b"[DONE]")
+
     def resume(self) -> None:
         """Make ready for the rest of the answer from another expert."""
         self._earlier_tokens = self.reading.chunks
         self.reading.finish_reason, self.done, self.failure = None, False, None
+        self._finished.clear()
+        self._resumed = True
         self._splitter = EventSplitter()
 
     @property
     def complete(self) -> bool:
         """Whether the answer came to its end."""
-        ended = self.done or self.reading.finish_reason is not None
-        return ended and self.failure is None
+        finished = bool(self._finished) and self._begun == self._finished
+        return (self.done or finished) and self.failure is None
 
     @property
     def text(self) -> str | None:
@@ -193,12 +208,16 @@ class StreamRelay:
             told = _encode(answer.error)[:_ERROR_CHARS].decode("utf-8", "replace")
             self.failure = ExpertError(f"The expert failed in the middle of its answer: {told}")
             return b""
+        self._id = self._id or answer.id
         for choice in answer.choices:
-            self.reading.finish_reason = choice.finish_reason or self.reading.finish_reason
+            self._note_finish(choice)
             if choice.delta is not None:
                 self._read_delta(choice.index, choice.delta)
             elif choice.text is not None:  # of a text completion
                 self._read_delta(choice.index, _Delta(choice.text))
+        if self._resumed:
+            data = self._joined(data)
+            event = data_event(data)
         usage = _read_usage(answer)
         if usage is None:
             return event
@@ -208,12 +227,26 @@ class StreamRelay:
             return event
         return data_event(self._usage_chunk(data, whole)) if self._show_usage else b""
 
+    def _note_finish(self, choice: _Choice) -> None:
+        self._begun.add(choice.index)
+        if choice.finish_reason is not None:
+            self._finished.add(choice.index)
+            self.reading.finish_reason = choice.finish_reason
+
     def _read_delta(self, index: int, delta: _Delta) -> None:
-        self.reading.chunks += 1
-        self._parts.append(delta.content or "")
         calls = {bytes(delta.tool_calls), bytes(delta.function_call)} - _NONE
-        if calls or delta.reasoning_content or delta.reasoning or index:
+        more = bool(calls or delta.reasoning_content or delta.reasoning)
+        self.reading.chunks += more or bool(delta.content)
+        self._parts.append(delta.content or "")
+        if more or index:
             self._plain = False
+
+    def _joined(self, data: bytes) -> bytes:
+        """Return a chunk of another expert as a part of the same answer."""
+        chunk = msgspec.json.decode(data)
+        for choice in chunk.get("choices") or []:
+            (choice.get("delta") or {}).pop("role", None)
+        return _encode({**chunk, "id": self._id})
 
     def _usage_chunk(self, data: bytes, whole: Usage) -> bytes:
         """Return the chunk with the usage, the parts of several experts added up, and the cost."""

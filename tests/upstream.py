@@ -146,6 +146,10 @@ class Upstream:
             return web.Response()
         if request.path == "/v1/embeddings":
             return web.json_response(VECTORS)
+        if kind == "toolong":
+            return web.json_response({"error": {"code": "context_length_exceeded"}}, status=400)
+        if kind == "page":
+            return web.Response(text="<html>It works!</html>", content_type="text/html")
         if body.stream:
             asked = (body.stream_options or {}).get("include_usage")
             return await self.stream(request, kind, usage(kind, detail) if asked else None)
@@ -163,15 +167,19 @@ class Upstream:
         await response.prepare(request)
         if kind == "empty":
             return response
-        for piece in PIECES:
-            as_text = request.path == "/v1/completions"
-            await response.write(text_chunk(piece) if as_text else chunk({"content": piece}))
+        as_text = request.path == "/v1/completions"
+        for i, piece in enumerate(PIECES):
+            role = {} if i else {"role": "assistant"}
+            said = chunk({**role, "content": piece}, id=kind)
+            await response.write(text_chunk(piece) if as_text else said)
             await asyncio.sleep(0.3 if kind == "paced" else 0)
         if await self.breaks(request, kind, response):
             return response
         await response.write(chunk({}, "stop"))
         if counted is not None:
             await response.write(usage_chunk(counted))
+        if kind == "undone":
+            return response
         await response.write(b"data: [DONE]\n\n")
         if kind == "late" and request.transport is not None:
             request.transport.abort()

@@ -69,6 +69,7 @@ def stand_ins(upstream: UpstreamServer) -> list[dict[str, Any]]:
         {"name": "redirects", "model": "status-307"},
         {"name": "empty"},
         {"name": "garbage"},
+        {"name": "page"},
         {"name": "cut"},
         {"name": "unfinished"},
         {"name": "fails"},

@@ -28,7 +28,7 @@ class Script:
             gateway.chat("auto", CODING),  # 7 B and the router, 25 tokens
             gateway.chat("auto", CODING),  # 7 B, the choice is cached, 25 tokens
             gateway.chat("unsized"),  # unknown size, 4 tokens
-            gateway.chat("silent", stream=True),  # 2 B, 6 chunks
+            gateway.chat("silent", stream=True),  # 2 B, 4 chunks with text
             gateway.chat("silent"),  # 2 B, tokens unknown
             gateway.chat("broken"),  # no answer
             gateway.post("/v1/chat/completions", content=b"{"),  # no request
@@ -77,20 +77,20 @@ def test_requests_and_tokens_are_counted(script: Script) -> None:
         "unknown_size": 1,
         "unknown_usage": 1,
         "prompt_tokens": 5 * 11,
-        "completion_tokens": 25 + 10 + 25 + 25 + 4 + 6,
+        "completion_tokens": 25 + 10 + 25 + 25 + 4 + 4,
     }
     assert script.stats["scope"] == "all processes"
 
 
 def test_averages_are_those_computed_by_hand(script: Script, router_b: float) -> None:
     assert 0 < router_b < 1
-    sizes, tokens = [7, 1.5, 7, 7, 2, 2], [25, 10, 25, 25, 6, 0]
+    sizes, tokens = [7, 1.5, 7, 7, 2, 2], [25, 10, 25, 25, 4, 0]
     by_token = sum(size * count for size, count in zip(sizes, tokens, strict=True))
     expected = {
         "per_request": (26.5 + router_b) / 6,
         "per_request_without_router": 26.5 / 6,
-        "per_token": (by_token + router_b * 25) / 91,
-        "per_token_without_router": 552 / 91,
+        "per_token": (by_token + router_b * 25) / 89,
+        "per_token_without_router": 548 / 89,
     }
     assert script.stats["average_active_params_b"] == pytest.approx(expected, abs=1e-6)
 
@@ -199,7 +199,7 @@ def test_the_metrics_agree(script: Script, router_b: float) -> None:
     assert total("coe_requests_total", "big", "coding", "routed", "ok") == 1
     assert total("coe_requests_total", "big", "coding", "cached_choice", "ok") == 1
     assert total("coe_requests_total", "expert_failed") == 1
-    assert total("coe_tokens_total", "completion") == 95
+    assert total("coe_tokens_total", "completion") == 93
     assert total("coe_tokens_total", "prompt", "big") == 33
     by_token = (7 * 75 + 1.5 * 10 + 2 * 6) + router_b * 25
     for kind in ("total", "expert", "tenant"):

@@ -31,7 +31,7 @@ def passed(stream: StreamRelay, *chunks: bytes) -> bytes:
 def test_a_usage_chunk_that_was_not_asked_for_is_read_and_left_out() -> None:
     stream = relay()
     assert passed(stream, ROLE, WORD, STOP, COST, DONE) == ROLE + WORD + STOP + DONE
-    assert stream.reading == Reading(Usage(11, 4), "stop", chunks=3)
+    assert stream.reading == Reading(Usage(11, 4), "stop", chunks=1)
     assert stream.complete
 
 
@@ -85,6 +85,26 @@ def test_a_cut_stream_is_told_from_a_whole_one(chunks: tuple[bytes, ...], comple
     stream = relay()
     passed(stream, *chunks)
     assert stream.complete is complete
+
+
+TWO = b'data: {"choices":[{"index":1,"delta":{"content":"b"},"finish_reason":null}]}\n\n'
+
+
+def test_one_choice_that_ended_does_not_end_the_others() -> None:
+    stream = relay()
+    passed(stream, WORD, TWO, STOP)
+    assert not stream.complete
+    passed(stream, STOP.replace(b'"index":0', b'"index":1'))
+    assert stream.complete
+
+
+def test_an_end_is_added_to_a_complete_answer_only() -> None:
+    stream = relay()
+    passed(stream, WORD)
+    assert stream.end() == b""
+    passed(stream, STOP)
+    assert stream.end() == DONE
+    assert stream.end() == b""
 
 
 def test_a_reported_failure_is_noticed() -> None:

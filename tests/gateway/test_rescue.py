@@ -14,6 +14,7 @@ import pytest
 from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
 
 CODE = "Write a Python function that reverses a string"
+LAW = "Is a verbal contract enforceable in court if there was no witness?"
 WHOLE = "One two threeé…"
 
 
@@ -28,6 +29,8 @@ def gateway(
         {"name": "vllm", "model": "ok", "continuation": "continue_final_message", **url},
         {"name": "plain", "model": "ok", **url},
         *({"name": name, "active_params_b": 2, **url} for name in ("cut", "fails", "unfinished")),
+        {"name": "undone", **url},
+        {"name": "toolong", **url},
         {"name": "late", "continuation": "prefill", **url},
         {"name": "malformed", "active_params_b": 2, **url},
         {"name": "toolcut", "active_params_b": 2, **url},
@@ -36,7 +39,7 @@ def gateway(
         {"name": "broken", "model": "status-500", "max_retries": 0, **url},
         {"name": "narrow", "model": "endless", "max_concurrency": 1, "max_queue": 0, **url},
     ]
-    mapping = {"coding": ["cut", "good"]}
+    mapping = {"coding": ["cut", "good"], "law": ["toolong", "good"]}
     config = write_experts(folder / "experts.yaml", experts, mapping, min_confidence=0)
     with run_gateway(config, folder) as running:
         yield running
@@ -58,12 +61,12 @@ def test_a_cut_stream_goes_on_with_the_next_expert(
     assert text_of(answer) == WHOLE + WHOLE  # what the second expert says is its own affair
     assert answer.text.rstrip().endswith("data: [DONE]")
     usage = json.loads(answer.text.split("data: ")[-2])
-    assert usage["usage"]["completion_tokens"] == 5 + 4
-    assert usage["usage"]["total_tokens"] == 11 + 5 + 4
+    assert usage["usage"]["completion_tokens"] == 4 + 4
+    assert usage["usage"]["total_tokens"] == 11 + 4 + 4
     assert usage["coe"]["rescued_by"] == ["good"]
     second = json.loads(upstream.seen(request_id)[1]["raw"])
     assert second["messages"][-1] == {"role": "assistant", "content": WHOLE}
-    assert second["max_tokens"] == 45
+    assert second["max_tokens"] == 46
     line = gateway.logged(request_id)
     assert line["rescued_by"] == ["good"]
     assert line["expert_active_params_b"] == 3
@@ -104,6 +107,27 @@ def test_the_openai_client_sees_one_answer(gateway: Gateway) -> None:
     assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == "stop"
 
 
+def test_the_parts_have_one_id_and_one_role(gateway: Gateway) -> None:
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="x", max_retries=0) as client:
+        helper = client.chat.completions.stream(
+            model="auto", messages=[{"role": "user", "content": CODE}]
+        )
+        with helper as stream:
+            events = [event.chunk for event in stream if event.type == "chunk"]
+            message = stream.get_final_completion().choices[0].message
+    assert {chunk.id for chunk in events} == {"cut"}
+    assert (message.role, message.content) == ("assistant", WHOLE + WHOLE)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_too_long_for_one_expert_goes_to_the_next(gateway: Gateway, stream: bool) -> None:
+    answer = gateway.chat("auto", LAW, stream=stream)
+    assert answer.status_code == 200
+    assert answer.headers["x-coe-reason"] == "fallback"
+    assert gateway.logged(answer.headers["x-request-id"])["attempts"] == ["toolong", "good"]
+    assert gateway.chat("toolong").json() == {"error": {"code": "context_length_exceeded"}}
+
+
 @pytest.mark.parametrize(
     "fields",
     [{"n": 2}, {"response_format": {"type": "json_object"}}],
@@ -133,6 +157,12 @@ def test_a_stream_that_breaks_after_its_end_is_whole(gateway: Gateway) -> None:
     assert text_of(answer) == WHOLE
     line = gateway.logged(answer.headers["x-request-id"])
     assert (line["outcome"], line["rescued_by"]) == ("ok", [])
+
+
+def test_an_end_that_the_expert_left_out_is_added(gateway: Gateway) -> None:
+    answer = gateway.chat("undone", stream=True)
+    assert text_of(answer) == WHOLE
+    assert answer.text.endswith("}\n\ndata: [DONE]\n\n")
 
 
 def test_an_expert_that_fails_for_a_moment_is_tried_again(gateway: Gateway) -> None:
