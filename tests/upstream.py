@@ -83,6 +83,13 @@ LAST_EVENTS = {
 """What ends a stream that breaks off."""
 
 
+OTHER_BODIES = {
+    "toolong": (400, "application/json", b'{"error": {"code": "context_length_exceeded"}}'),
+    "garbage": (200, "application/json", b'{"choices": ['),
+    "page": (200, "text/html", b"<html>It works!</html>"),
+}
+"""What is answered, status, type and body, in place of a completion."""
+
 VECTORS = {
     "object": "list",
     "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -1.5]}],
@@ -146,15 +153,12 @@ class Upstream:
             return web.Response()
         if request.path == "/v1/embeddings":
             return web.json_response(VECTORS)
-        if kind == "toolong":
-            return web.json_response({"error": {"code": "context_length_exceeded"}}, status=400)
-        if kind == "page":
-            return web.Response(text="<html>It works!</html>", content_type="text/html")
+        if kind in OTHER_BODIES:
+            status, type_, body_bytes = OTHER_BODIES[kind]
+            return web.Response(body=body_bytes, status=status, content_type=type_)
         if body.stream:
             asked = (body.stream_options or {}).get("include_usage")
             return await self.stream(request, kind, usage(kind, detail) if asked else None)
-        if kind == "garbage":
-            return web.Response(body=b'{"choices": [', content_type="application/json")
         whole = completion(f"{kind} answers", usage(kind, detail))
         if request.path == "/v1/completions":
             whole["choices"] = [{"index": 0, "text": f"{kind} goes on", "finish_reason": "stop"}]

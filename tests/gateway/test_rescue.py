@@ -83,7 +83,7 @@ def test_a_cut_text_completion_goes_on_behind_its_prompt(
     assert "".join(texts) == WHOLE + WHOLE
     assert answer.text.endswith("data: [DONE]\n\n")
     second = json.loads(upstream.seen(answer.headers["x-request-id"])[1]["raw"])
-    assert (second["prompt"], second["max_tokens"]) == (CODE + WHOLE, 45)
+    assert (second["prompt"], second["max_tokens"]) == (CODE + WHOLE, 46)
     assert "messages" not in second
 
 
