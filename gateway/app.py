@@ -25,6 +25,7 @@ from gateway.accounting import RedisLedger
 from gateway.api import admin, health, keys, openai, route
 from gateway.backends.ask import ExpertAsk
 from gateway.backends.openai_http import OpenAIBackend
+from gateway.cache.answers import AnswerCache
 from gateway.cache.choices import RedisChoiceCache
 from gateway.cache.link import Link, connect
 from gateway.cache.sessions import RedisSessions
@@ -117,12 +118,13 @@ def _services(
     cache = RedisChoiceCache(link, settings.choice_ttl_s)
     executor = ThreadPoolExecutor(os.cpu_count() or 1, "classify")
     planner = Planner(composition, cache, RedisSessions(link), executor, metrics)
+    answers = AnswerCache(link, settings.answer_ttl_s)
     limits = Limits(link, lambda: planner.composition.registry.largest_active_params_b)
     ledger = RedisLedger(redis, uuid4().hex, metrics, limits.charge)
     services = Services(
         settings=settings,
         planner=planner,
-        pipeline=Pipeline(planner, Dispatcher(backend, metrics), ledger),
+        pipeline=Pipeline(planner, Dispatcher(backend, metrics), ledger, answers),
         backend=backend,
         cache=link,
         keys=KeyStore(link),

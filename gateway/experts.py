@@ -39,6 +39,7 @@ class Expert:
     max_retries: int
     open_after_failures: int | None
     system_prompt: str | None
+    cache: bool
     timeout_s: Timeouts
     runtime: Runtime
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from gateway.accounting import Ledger, Record
 from gateway.backends.base import UpstreamRequest
+from gateway.cache.answers import AnswerCache, Recording
 from gateway.cache.sessions import session_keys
 from gateway.composition import label
 from gateway.dialects.base import Dialect, Sink, Translation
@@ -25,6 +26,7 @@ from gateway.rescue import continued, successors
 
 MOST_RESCUES = 2
 """An answer that broke more often than this ends with an error."""
+ANSWER_HIT = "answer_hit"
 _UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -66,12 +68,17 @@ class Pipeline:
         Calls them.
     ledger : Ledger
         Gets one record for each request.
+    answers : AnswerCache
+        Where complete answers are kept that may be given again.
     """
 
-    def __init__(self, planner: Planner, dispatcher: Dispatcher, ledger: Ledger) -> None:
+    def __init__(
+        self, planner: Planner, dispatcher: Dispatcher, ledger: Ledger, answers: AnswerCache
+    ) -> None:
         self._planner = planner
         self._dispatcher = dispatcher
         self._ledger = ledger
+        self._answers = answers
 
     async def answer(self, call: Call, sink: Sink) -> None:
         """Answer a request.
@@ -91,12 +98,14 @@ class Pipeline:
                 call.caller.check_model(record.model)
                 plan, session = await self._plan(call, asked.request)
                 note_plan(record, plan)
-                opened = await self._dispatch(asked, plan.experts, record)
+                opened, recording = await self._open(asked, plan.experts, record)
                 if session is not None and plan.decision is not None:
                     self._planner.remember(session, plan.experts[0], plan.decision)
                 sink = asked.answer_to(sink, is_native(asked, opened.request))
                 await self._relay(asked, plan, opened, record, sink)
                 await sink.end()
+                if recording is not None and may_be_kept(record):
+                    self._answers.keep(tenant, recording)
         except asyncio.CancelledError:
             record.outcome = "client_left"
             raise
@@ -133,6 +142,25 @@ class Pipeline:
             session.so_far if session else None,
         )
         return plan, session.next if session else None
+
+    async def _open(
+        self, asked: Translation, experts: Sequence[Expert], record: Record
+    ) -> tuple[Opened, Recording | None]:
+        """Open a kept answer, or the first expert's that gives one and what it is recorded by."""
+        best, cached = experts[0], asked.request.cache
+        if best.cache if cached is None else cached:
+            request = upstream_request(asked, best, record.request_id)
+            kept = await self._answers.find(record.tenant, best, request)
+            if kept is not None:
+                record.cache, record.expert, record.expert_active_params_b = (
+                    ANSWER_HIT,
+                    best.name,
+                    0.0,
+                )
+                return kept, None
+        opened = await self._dispatch(asked, experts, record)
+        keeps = opened.expert.cache if cached is None else cached
+        return opened, Recording(opened) if keeps else None
 
     async def _dispatch(
         self, asked: Translation, experts: Sequence[Expert], record: Record
@@ -286,6 +314,11 @@ def note_expert(record: Record, expert: Expert) -> None:
     size = expert.active_params_b
     record.expert_active_params_b = None if before is None or size is None else before + size
     record.expert = expert.name
+
+
+def may_be_kept(record: Record) -> bool:
+    """Whether an answer is complete, and one expert's."""
+    return record.outcome == "ok" and record.finish_reason == "stop" and not record.rescued_by
 
 
 def note_plan(record: Record, plan: Plan) -> None:

@@ -49,6 +49,7 @@ class _ChatFields(msgspec.Struct):
     tools: list[dict[str, Any]] | None = None
     response_format: dict[str, Any] | None = None
     user: str | None = None
+    cache: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class ChatRequest:
         Every field as the client sent it.
     path : str
         Where experts take it, below ``/v1``.
+    cache : bool or None
+        Whether a complete answer may be kept and given again; None: as the expert's `cache` says.
     """
 
     model: str
@@ -83,6 +86,7 @@ class ChatRequest:
     max_tokens: int
     fields: dict[str, Raw]
     path: str = CHAT
+    cache: bool | None = None
 
 
 Known = TypeVar("Known", bound=msgspec.Struct)
@@ -111,7 +115,16 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         needs=_needs(known),
         max_tokens=known.max_completion_tokens or known.max_tokens or 0,
         fields=fields,
+        cache=take_cache(known.cache, fields),
     )
+
+
+def take_cache(sent: object, fields: dict[str, Raw]) -> bool | None:
+    """Return the field `cache`, which is for the gateway; anything but a boolean is not for it."""
+    if not isinstance(sent, bool):
+        return None
+    del fields["cache"]
+    return sent
 
 
 def decode_fields(body: bytes, decode: Callable[[bytes], Known]) -> tuple[Known, dict[str, Raw]]:

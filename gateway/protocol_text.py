@@ -18,6 +18,7 @@ from gateway.protocol import (
     ChatRequest,
     decode_fields,
     refuse_nul,
+    take_cache,
 )
 
 Model = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
@@ -40,6 +41,7 @@ class _CompletionFields(msgspec.Struct):
     stream_options: dict[str, Any] | None = None
     max_tokens: Annotated[int, Meta(ge=0, le=2**31)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    cache: Any = None
 
 
 class _EmbeddingFields(msgspec.Struct):
@@ -78,6 +80,7 @@ def parse_completion_request(body: bytes) -> ChatRequest:
         max_tokens=known.max_tokens or 0,
         fields=fields,
         path=COMPLETIONS,
+        cache=take_cache(known.cache, fields),
     )
 
 

@@ -62,7 +62,8 @@ class Reading:
     usage : Usage or None
         None when the expert did not say.
     finish_reason : str or None
-        Of the last choice that finished; None when none did.
+        ``stop`` when all choices that finished did so, else why another one ended; None when none
+        did.
     chunks : int
         Streamed events that say something: about the completion tokens, where `usage` is None.
     """
@@ -83,7 +84,9 @@ def read_body(body: bytes) -> Reading:
     answer = _whole(body)
     if answer.error is not None or not answer.choices:
         raise ExpertError("The expert's answer holds no choices.")
-    return Reading(_read_usage(answer), answer.choices[-1].finish_reason)
+    reasons = [choice.finish_reason for choice in answer.choices]
+    odd = (reason for reason in reasons if reason != "stop")
+    return Reading(_read_usage(answer), next(odd, "stop"))
 
 
 def read_embeddings(body: bytes) -> Reading:
@@ -231,7 +234,8 @@ class StreamRelay:
         self._begun.add(choice.index)
         if choice.finish_reason is not None:
             self._finished.add(choice.index)
-            self.reading.finish_reason = choice.finish_reason
+            if self.reading.finish_reason in {None, "stop"}:
+                self.reading.finish_reason = choice.finish_reason
 
     def _read_delta(self, index: int, delta: _Delta) -> None:
         calls = {bytes(delta.tool_calls), bytes(delta.function_call)} - _NONE

@@ -133,6 +133,11 @@ class ExpertConfig(_Strict):
     system_prompt: str | None = Field(
         None, description="Put in front of every conversation; null = none."
     )
+    cache: bool = Field(
+        False,
+        description="Whether complete answers are kept for a while and given again to an equal "
+        "request of the same tenant; a request decides for itself by its field `cache`.",
+    )
     timeout_s: Timeouts = Field(Timeouts(), description="How long to wait for it, in seconds.")
     runtime: Runtime = Field(Runtime(), description="How its process is run (local only).")
 

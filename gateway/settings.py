@@ -37,6 +37,8 @@ class Settings(BaseSettings):
     """Longest wait for the cache, in milliseconds; past it a request goes on without."""
     choice_ttl_s: int = Field(default=86_400, ge=1)
     """How long a routing choice stays cached, in seconds."""
+    answer_ttl_s: int = Field(default=3600, ge=1)
+    """How long an answer that may be given again stays cached, in seconds."""
     api_key: SecretStr | None = None
     """Key that clients send as ``Authorization: Bearer``; keys of `coe keys` are as good."""
     require_keys: bool = False

@@ -40,14 +40,26 @@ def usage_chunk(counted: dict[str, int]) -> bytes:
     return b"data: " + json.dumps(body).encode() + b"\n\n"
 
 
-def completion(content: str, counted: dict[str, int] | None) -> dict[str, Any]:
+def finish(kind: str) -> str:
+    """Return why an answer ends: model ``length`` runs into a limit."""
+    return "length" if kind == "length" else "stop"
+
+
+def times(kind: str) -> int:
+    """Return how often everything is said: model ``long`` answers with more than 10^6 bytes."""
+    return 100_000 if kind == "long" else 1
+
+
+def completion(
+    content: str, counted: dict[str, int] | None, reason: str = "stop"
+) -> dict[str, Any]:
     message = {"role": "assistant", "content": content}
     return {
         "id": "c1",
         "object": "chat.completion",
         "created": 1,
         "model": "upstream",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": reason}],
         "usage": counted,
         "an_unknown_field": {"kept": 1.50},
     }
@@ -159,7 +171,7 @@ class Upstream:
         if body.stream:
             asked = (body.stream_options or {}).get("include_usage")
             return await self.stream(request, kind, usage(kind, detail) if asked else None)
-        whole = completion(f"{kind} answers", usage(kind, detail))
+        whole = completion(f"{kind} answers" * times(kind), usage(kind, detail), finish(kind))
         if request.path == "/v1/completions":
             whole["choices"] = [{"index": 0, "text": f"{kind} goes on", "finish_reason": "stop"}]
         return web.json_response(whole)
@@ -172,14 +184,14 @@ class Upstream:
         if kind == "empty":
             return response
         as_text = request.path == "/v1/completions"
-        for i, piece in enumerate(PIECES):
+        for i, piece in enumerate(piece * times(kind) for piece in PIECES):
             role = {} if i else {"role": "assistant"}
             said = chunk({**role, "content": piece}, id=kind)
             await response.write(text_chunk(piece) if as_text else said)
             await asyncio.sleep(0.3 if kind == "paced" else 0)
         if await self.breaks(request, kind, response):
             return response
-        await response.write(chunk({}, "stop"))
+        await response.write(chunk({}, finish(kind)))
         if counted is not None:
             await response.write(usage_chunk(counted))
         if kind == "undone":

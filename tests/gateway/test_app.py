@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.backends.base import UpstreamRequest, UpstreamResponse
+from gateway.cache.answers import AnswerCache
 from gateway.dialects.openai import Plain
 from gateway.dispatch import Dispatcher
 from gateway.errors import GatewayError
@@ -104,7 +105,8 @@ def test_a_bug_on_the_way_is_accounted(tmp_path: Path, caplog: pytest.LogCapture
     async def use(app: FastAPI, client: Callable[..., httpx.AsyncClient]) -> None:
         services: Services = app.state.services
         dispatcher = Dispatcher(BuggyBackend(), services.metrics)
-        pipeline = Pipeline(services.planner, dispatcher, services.ledger)
+        answers = AnswerCache(services.cache, 60)
+        pipeline = Pipeline(services.planner, dispatcher, services.ledger, answers)
         with pytest.raises(ZeroDivisionError):
             call = Call(body, Plain(parse_chat_request), Caller(), "id")
             await pipeline.answer(call, NoSink())

@@ -154,3 +154,21 @@ def test_token_counts_that_cannot_be_are_not_counted(count: str) -> None:
     assert passed(stream, STOP, event, DONE) == STOP + event + DONE
     assert stream.reading.usage is None
     assert stream.complete
+
+
+@pytest.mark.parametrize(
+    ("reasons", "told"),
+    [
+        (["stop", "stop"], "stop"),
+        (["stop", "length"], "length"),
+        (["length", "stop"], "length"),
+        (["tool_calls"], "tool_calls"),
+    ],
+)
+def test_several_choices_stopped_when_all_did(reasons: list[str], told: str) -> None:
+    choices = [{"index": i, "finish_reason": reason} for i, reason in enumerate(reasons)]
+    assert read_body(json.dumps({"choices": choices}).encode()).finish_reason == told
+    stream = relay()
+    for choice in choices:
+        passed(stream, b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
+    assert stream.reading.finish_reason == told
