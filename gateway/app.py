@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 import re
 import time
@@ -17,12 +16,11 @@ from uuid import uuid4
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.accounting import RedisLedger
-from gateway.api import admin, health, keys, openai, route
+from gateway.api import admin, health, keys, messages, openai, route
+from gateway.api.failures import on_bug, on_gateway_error, on_http_error
 from gateway.backends.ask import ExpertAsk
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.answers import AnswerCache
@@ -31,7 +29,7 @@ from gateway.cache.link import Link, connect
 from gateway.cache.sessions import RedisSessions
 from gateway.composition import compose
 from gateway.dispatch import Dispatcher
-from gateway.errors import ConfigError, GatewayError, InvalidRequestError
+from gateway.errors import ConfigError, GatewayError
 from gateway.experts import Expert, ExpertRegistry, check_keys
 from gateway.keys import KeyStore
 from gateway.limits import Limits
@@ -84,10 +82,10 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
         title="Composition of Experts gateway", lifespan=lifespan, docs_url=None, redoc_url=None
     )
     app.add_middleware(AnswerHeaders)
-    app.add_exception_handler(GatewayError, _on_gateway_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_bug)
-    for surface in (openai, route, admin, keys, health):
+    app.add_exception_handler(GatewayError, on_gateway_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(Exception, on_bug)
+    for surface in (openai, messages, route, admin, keys, health):
         app.include_router(surface.router)
     return app
 
@@ -177,28 +175,3 @@ class AnswerHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_more)
-
-
-async def _on_gateway_error(_: Request, error: Exception) -> Response:
-    if not isinstance(error, GatewayError):
-        raise error
-    headers = dict(error.headers)
-    if error.retry_after_s is not None:
-        headers["retry-after"] = str(math.ceil(error.retry_after_s))
-    return JSONResponse(error.envelope(), error.status, headers)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    """Answer an unknown path or method in the same form as every other error."""
-    if not isinstance(error, HTTPException):
-        raise error
-    message = f"{error.detail}: {request.method} {request.url.path[:200]}."
-    envelope = InvalidRequestError(message).envelope()
-    return JSONResponse(envelope, error.status_code, error.headers)
-
-
-async def _on_bug(request: Request, error: Exception) -> Response:
-    _log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path[:200]}})
-    envelope = GatewayError("The gateway failed; see its log.").envelope()
-    # made outside of the middleware, which would have added the id
-    return JSONResponse(envelope, 500, {"x-request-id": request.state.request_id})

@@ -24,10 +24,12 @@ from gateway.guard import Guard, Guards, RetryBudget
 from gateway.metrics import Metrics
 from gateway.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from gateway.relay import Reading, read_body, read_embeddings
+from gateway.relay_native import read_native
 
 _log = logging.getLogger(__name__)
 
 _READ = {CHAT: read_body, COMPLETIONS: read_body, EMBEDDINGS: read_embeddings}
+_READ |= {"messages": read_native}
 _TOO_LONG = re.compile(
     rb"context_length_exceeded|exceed_context_size|maximum context length|prompt is too long"
 )

@@ -16,12 +16,13 @@ from gateway.cache.sessions import session_keys
 from gateway.composition import label
 from gateway.dialects.base import Dialect, Sink, Translation
 from gateway.dispatch import Dispatcher, Opened
-from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError
+from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError, InvalidRequestError
 from gateway.experts import Expert
 from gateway.keys import Caller
 from gateway.planner import Plan, Planner
-from gateway.protocol import CHAT, EMBEDDINGS, ChatRequest, upstream_body
+from gateway.protocol import CHAT, EMBEDDINGS, upstream_body
 from gateway.relay import Reading, StreamRelay
+from gateway.relay_native import NativeRelay
 from gateway.rescue import continued, successors
 
 MOST_RESCUES = 2
@@ -96,7 +97,7 @@ class Pipeline:
                 asked = await call.dialect.parse(call.body, tenant)
                 record.model, record.stream = asked.request.model, asked.request.stream
                 call.caller.check_model(record.model)
-                plan, session = await self._plan(call, asked.request)
+                plan, session = await self._plan(call, asked)
                 note_plan(record, plan)
                 opened, recording = await self._open(asked, plan.experts, record)
                 if session is not None and plan.decision is not None:
@@ -124,8 +125,9 @@ class Pipeline:
         finally:
             self._ledger.write(record)
 
-    async def _plan(self, call: Call, request: ChatRequest) -> tuple[Plan, bytes | None]:
+    async def _plan(self, call: Call, asked: Translation) -> tuple[Plan, bytes | None]:
         """Return where a request goes, and the key that its conversation is remembered by."""
+        request = asked.request
         if request.path == EMBEDDINGS:
             return self._planner.plan_embeddings(request.model), None
         session = None
@@ -136,7 +138,7 @@ class Pipeline:
         plan = await self._planner.plan(
             request.model,
             request.messages,
-            request.needs,
+            asked.needs,
             call.caller.tenant,
             request.max_tokens,
             session.so_far if session else None,
@@ -213,7 +215,11 @@ class Pipeline:
                 **rescued,
             }
 
-        relay = StreamRelay(show_usage=asked.request.include_usage, note=note)
+        relay: StreamRelay | NativeRelay
+        if is_native(asked, opened.request):
+            relay = NativeRelay()
+        else:
+            relay = StreamRelay(show_usage=asked.request.include_usage, note=note)
         try:
             while True:
                 try:
@@ -236,7 +242,7 @@ class Pipeline:
         asked: Translation,
         plan: Plan,
         broken: Opened,
-        relay: StreamRelay,
+        relay: StreamRelay | NativeRelay,
         record: Record,
         error: ExpertError,
     ) -> Opened:
@@ -244,7 +250,12 @@ class Pipeline:
         text = relay.text
         others = [expert for expert in plan.experts if expert is not broken.expert]
         able = successors(asked.request, text, [*others, broken.expert])
-        if text is None or not able or len(record.rescued_by) == MOST_RESCUES:
+        if (
+            isinstance(relay, NativeRelay)
+            or text is None
+            or not able
+            or len(record.rescued_by) == MOST_RESCUES
+        ):
             raise error
 
         def request_for(expert: Expert) -> UpstreamRequest:
@@ -264,6 +275,11 @@ def upstream_request(asked: Translation, expert: Expert, request_id: str) -> Ups
     if native is not None and native.capability in expert.capabilities:
         body = native.body_for(expert)
         return UpstreamRequest(native.path, body, request.stream, request_id, native.headers)
+    if native is not None and asked.native_only:
+        raise InvalidRequestError(
+            f"Expert {expert.name!r} does not take {', '.join(asked.native_only)}. Leave it out, "
+            f"or name an expert with the capability {native.capability!r}."
+        )
     body = upstream_body(request, expert.model, expert.system_prompt)
     return UpstreamRequest(request.path, body, request.stream, request_id)
 
@@ -273,7 +289,7 @@ def is_native(asked: Translation, sent: UpstreamRequest) -> bool:
     return asked.native is not None and asked.native.path == sent.path
 
 
-async def _pump(opened: Opened, relay: StreamRelay, sink: Sink) -> None:
+async def _pump(opened: Opened, relay: StreamRelay | NativeRelay, sink: Sink) -> None:
     """Pass one expert's stream on.
 
     Raises

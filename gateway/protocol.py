@@ -6,7 +6,7 @@ that the client sent (`msgspec.Raw`) and are forwarded as such.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -17,9 +17,10 @@ from gateway.errors import InvalidRequestError
 
 CHAT, COMPLETIONS, EMBEDDINGS = "chat/completions", "completions", "embeddings"
 """Paths below ``/v1``."""
-MAX_NAME_CHARS = 256
+_MAX_NAME_CHARS = 256
 _TOO_DEEP = "The request body is nested too deeply."
 
+Model = Annotated[str, Meta(min_length=1, max_length=_MAX_NAME_CHARS)]
 Tokens = Annotated[int, Meta(ge=1, le=2**31)]
 
 
@@ -31,7 +32,7 @@ class _ChatFields(msgspec.Struct):
     OpenAI API, `POST /v1/chat/completions`.
     """
 
-    model: Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
+    model: Model
     messages: Annotated[list[dict[str, Any]], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
@@ -261,8 +262,19 @@ def upstream_body(request: ChatRequest, model: str, system_prompt: str | None) -
         options = request.fields.get("stream_options", Raw(b"null"))
         asked = msgspec.json.decode(options) or {}
         changed["stream_options"] = {**asked, "include_usage": True}
+    return encode_fields({**request.fields, **changed})
+
+
+def encode_fields(fields: Mapping[str, Any]) -> bytes:
+    """Return the fields of a body as JSON; those that are bytes already stay as they are.
+
+    Raises
+    ------
+    InvalidRequestError
+        When they are nested too deeply to be written.
+    """
     try:
-        return _encode({**request.fields, **changed})
+        return _encode(fields)
     except RecursionError as error:  # writing stops a little earlier than reading
         raise InvalidRequestError(_TOO_DEEP) from error
 

@@ -14,14 +14,13 @@ from gateway.errors import InvalidRequestError
 from gateway.protocol import (
     COMPLETIONS,
     EMBEDDINGS,
-    MAX_NAME_CHARS,
     ChatRequest,
+    Model,
     decode_fields,
     refuse_nul,
     take_cache,
 )
 
-Model = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 TokenIds = list[Annotated[int, Meta(ge=0, le=2**31)]]
 Prompt = str | list[str | Annotated[int, Meta(ge=0, le=2**31)] | TokenIds]
 """A text, several texts, the tokens of one, or the tokens of several."""

@@ -55,3 +55,8 @@ def event_data(event: bytes) -> bytes:
 def data_event(data: bytes) -> bytes:
     """Return `data`, which must hold no line break, as an event."""
     return b"data: " + data + b"\n\n"
+
+
+def named_event(name: str, data: bytes) -> bytes:
+    """Return `data`, which must hold no line break, as an event with a name."""
+    return b"event: " + name.encode() + b"\n" + data_event(data)

@@ -82,9 +82,17 @@ class Asked(msgspec.Struct):
 
     model: str
     messages: msgspec.Raw = msgspec.Raw(b"[]")
+    input: msgspec.Raw = msgspec.Raw(b"[]")
     stream: bool | None = None
     stream_options: dict[str, Any] | None = None
     response_format: dict[str, Any] | None = None
+
+
+def script_in(body: Asked) -> Any:
+    """Return the JSON in the first message, or in the first item of an input, that is a text."""
+    asked = json.loads(bytes(body.messages)) or json.loads(bytes(body.input))
+    texts = [asked] if isinstance(asked, str) else [item.get("content") for item in asked]
+    return next(json.loads(text) for text in texts if isinstance(text, str) and text[:1] == "{")
 
 
 LAST_EVENTS = {
@@ -102,6 +110,7 @@ OTHER_BODIES = {
 }
 """What is answered, status, type and body, in place of a completion."""
 
+PATHS = ("chat/completions", "completions", "embeddings", "messages", "messages/count_tokens")
 VECTORS = {
     "object": "list",
     "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -1.5]}],
@@ -110,13 +119,16 @@ VECTORS = {
 }
 
 
+FIXED = {"/v1/embeddings": VECTORS, "/v1/messages/count_tokens": {"input_tokens": 77}}
+
+
 class Upstream:
     def __init__(self) -> None:
         self.seen: list[dict[str, Any]] = []
 
     def app(self) -> web.Application:
         app = web.Application(client_max_size=64 * 2**20)
-        for path in ("chat/completions", "completions", "embeddings"):
+        for path in PATHS:
             app.router.add_post(f"/v1/{path}", self.answer)
         app.router.add_get("/v1/models", self.models)
         app.router.add_get("/seen/{request_id}", self.show)
@@ -137,7 +149,10 @@ class Upstream:
         entry = {"raw": text, "headers": headers, "left": False, "path": request.path}
         self.seen.append(entry)
         try:
-            return await self.act(request, body)
+            if body.model in {"ok", "script"} and request.path in FIXED:
+                return web.json_response(FIXED[request.path])
+            act = self.play if body.model == "script" else self.act
+            return await act(request, body)
         except (asyncio.CancelledError, ConnectionError):
             entry["left"] = True
             raise
@@ -163,8 +178,6 @@ class Upstream:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        if request.path == "/v1/embeddings":
-            return web.json_response(VECTORS)
         if kind in OTHER_BODIES:
             status, type_, body_bytes = OTHER_BODIES[kind]
             return web.Response(body=body_bytes, status=status, content_type=type_)
@@ -175,6 +188,20 @@ class Upstream:
         if request.path == "/v1/completions":
             whole["choices"] = [{"index": 0, "text": f"{kind} goes on", "finish_reason": "stop"}]
         return web.json_response(whole)
+
+    async def play(self, request: web.Request, body: Asked) -> web.StreamResponse:
+        """Answer as the first message tells: its text is JSON."""
+        script = script_in(body)
+        if not body.stream:
+            return web.json_response(script["whole"], status=script.get("status", 200))
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        for part in script["stream"]:
+            await response.write(part.encode())
+        if script.get("cut"):
+            assert request.transport is not None
+            request.transport.abort()
+        return response
 
     async def stream(
         self, request: web.Request, kind: str, counted: dict[str, int] | None

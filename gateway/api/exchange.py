@@ -1,18 +1,68 @@
-"""The HTTP side of the pipeline: sends what it writes, and stops it when the client leaves."""
+"""The HTTP side of the pipeline: hands requests to it, and stops it when the client leaves."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.errors import GatewayError
+from gateway.api.body import read_body
+from gateway.auth import authenticate
+from gateway.dialects.base import Dialect
+from gateway.errors import GatewayError, InvalidRequestError
 from gateway.pipeline import Call, Pipeline
+from gateway.services import services_of
 from gateway.sse import data_event
 
+JSON_BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
+"""What the OpenAPI description says of a body whose fields are the expert's to judge."""
+MOST_TIMEOUT_S = 86_400
 _encode = msgspec.json.Encoder().encode
+
+
+async def answer(request: Request, dialect: Dialect) -> Response:
+    """Read a request and hand it to the pipeline."""
+    services = services_of(request)
+    caller = await authenticate(request)
+    body = await read_body(request, services.settings.max_body_mb * 10**6)
+    headers = request.headers
+    call = Call(
+        body,
+        dialect,
+        caller,
+        request.state.request_id,
+        timeout_s=read_timeout_s(headers),
+        session=headers.get("x-session-id"),
+        sticky=headers.get("x-coe-sticky", "on").lower() != "off",
+    )
+    return Exchange(services.pipeline, call)
+
+
+def read_timeout_s(headers: Mapping[str, str]) -> float | None:
+    """Return ``x-coe-timeout-s``: how long a client will wait; None when it does not say.
+
+    Raises
+    ------
+    InvalidRequestError
+        When it is not a positive number.
+    """
+    sent = headers.get("x-coe-timeout-s")
+    if sent is None:
+        return None
+    try:
+        timeout_s = float(sent)
+    except ValueError:
+        timeout_s = 0.0
+    if 0 < timeout_s <= MOST_TIMEOUT_S:
+        return timeout_s
+    raise InvalidRequestError(
+        f"'x-coe-timeout-s' must be seconds, above 0 and at most {MOST_TIMEOUT_S}.",
+        param="x-coe-timeout-s",
+    )
 
 
 class _HttpSink:

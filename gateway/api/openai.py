@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from gateway.api.body import read_body
-from gateway.api.exchange import Exchange
+from gateway.api.exchange import JSON_BODY, answer
 from gateway.auth import authenticate
-from gateway.dialects.base import Dialect
 from gateway.dialects.openai import Plain
-from gateway.errors import InvalidRequestError, ModelNotFoundError
+from gateway.errors import ModelNotFoundError
 from gateway.keys import Caller
-from gateway.pipeline import Call
 from gateway.protocol import parse_chat_request
 from gateway.protocol_text import parse_completion_request, parse_embedding_request
 from gateway.services import Services, services_of
@@ -24,67 +20,24 @@ router = APIRouter(prefix="/v1")
 CHAT = Plain(parse_chat_request)
 COMPLETIONS = Plain(parse_completion_request)
 EMBEDDINGS = Plain(parse_embedding_request)
-MOST_TIMEOUT_S = 86_400
-_BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
 
 
-@router.post("/chat/completions", openapi_extra={"requestBody": _BODY})
+@router.post("/chat/completions", openapi_extra={"requestBody": JSON_BODY})
 async def chat_completions(request: Request) -> Response:
     """Answer a conversation; ``model: auto`` picks the expert, an expert's name pins it."""
     return await answer(request, CHAT)
 
 
-@router.post("/completions", openapi_extra={"requestBody": _BODY})
+@router.post("/completions", openapi_extra={"requestBody": JSON_BODY})
 async def completions(request: Request) -> Response:
     """Go on with a text; ``model: auto`` picks the expert by it."""
     return await answer(request, COMPLETIONS)
 
 
-@router.post("/embeddings", openapi_extra={"requestBody": _BODY})
+@router.post("/embeddings", openapi_extra={"requestBody": JSON_BODY})
 async def embeddings(request: Request) -> Response:
     """Return the embeddings of texts, by an expert with the capability ``embeddings``."""
     return await answer(request, EMBEDDINGS)
-
-
-async def answer(request: Request, dialect: Dialect) -> Response:
-    """Read a request and hand it to the pipeline."""
-    services = services_of(request)
-    caller = await authenticate(request)
-    body = await read_body(request, services.settings.max_body_mb * 10**6)
-    headers = request.headers
-    call = Call(
-        body,
-        dialect,
-        caller,
-        request.state.request_id,
-        timeout_s=read_timeout_s(headers),
-        session=headers.get("x-session-id"),
-        sticky=headers.get("x-coe-sticky", "on").lower() != "off",
-    )
-    return Exchange(services.pipeline, call)
-
-
-def read_timeout_s(headers: Mapping[str, str]) -> float | None:
-    """Return ``x-coe-timeout-s``: how long a client will wait; None when it does not say.
-
-    Raises
-    ------
-    InvalidRequestError
-        When it is not a positive number.
-    """
-    sent = headers.get("x-coe-timeout-s")
-    if sent is None:
-        return None
-    try:
-        timeout_s = float(sent)
-    except ValueError:
-        timeout_s = 0.0
-    if 0 < timeout_s <= MOST_TIMEOUT_S:
-        return timeout_s
-    raise InvalidRequestError(
-        f"'x-coe-timeout-s' must be seconds, above 0 and at most {MOST_TIMEOUT_S}.",
-        param="x-coe-timeout-s",
-    )
 
 
 @router.get("/models")

@@ -149,13 +149,15 @@ class OpenAIBackend:
             "accept-encoding": "identity",
             "x-request-id": request.request_id,
             **request.headers,
-            **self._key_header(expert),
+            **self._key_header(expert, request.path),
         }
 
-    def _key_header(self, expert: Expert) -> dict[str, str]:
+    def _key_header(self, expert: Expert, path: str = "") -> dict[str, str]:
         if expert.api_key_env is None:
             return {}
-        return {"authorization": f"Bearer {self._environ[expert.api_key_env]}"}
+        key = self._environ[expert.api_key_env]
+        anthropic = {"x-api-key": key} if path.startswith("messages") else {}
+        return {"authorization": f"Bearer {key}", **anthropic}
 
 
 def base_url(expert: Expert) -> str:

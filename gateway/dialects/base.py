@@ -80,6 +80,14 @@ class Translation:
     request: ChatRequest
     native: Native | None = None
     answer_to: Callable[[Sink, bool], Sink] = _same
+    native_only: tuple[str, ...] = ()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Capabilities that an expert must have for this request."""
+        if self.native is None or not self.native_only:
+            return self.request.needs
+        return self.request.needs | {self.native.capability}
 
 
 class Dialect(Protocol):

@@ -1,0 +1,505 @@
+"""Anthropic's client against the gateway, whole and streamed, translated and native."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import anthropic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.dialects.messages import Messages
+from gateway.errors import InvalidRequestError
+from tests.gateway.dialects.conftest import CODE, call_delta, chat, chat_stream, script
+from tests.servers import Gateway, UpstreamServer
+
+TOOL = {
+    "name": "weather",
+    "description": "Say how the weather is.",
+    "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+}
+DEEP = [
+    {"reasoning_content": "Let me "},
+    {"reasoning_content": "think."},
+    {"content": "It is "},
+    {"content": "sunny."},
+    call_delta(0, "", id="call_a", name="weather"),
+    call_delta(0, '{"city": "Ro'),
+    call_delta(1, '{"city": ', id="call_b", name="weather"),
+    call_delta(0, 'me"}'),
+    call_delta(1, '"Oslo"}'),
+]
+"""Reasoning, text and two tool calls whose parts come in turns."""
+
+
+@pytest.fixture(scope="module")
+def client(gateway: Gateway) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=gateway.url, api_key="x", max_retries=0) as client:
+        yield client
+
+
+def ask(client: anthropic.Anthropic, prompt: str, model: str = "script", **fields: Any) -> Any:
+    messages = [{"role": "user", "content": prompt}]
+    return client.messages.create(model=model, max_tokens=50, messages=messages, **fields)
+
+
+def stream(client: anthropic.Anthropic, prompt: str, model: str = "script", **fields: Any) -> Any:
+    messages: Any = [{"role": "user", "content": prompt}]
+    with client.messages.stream(model=model, max_tokens=50, messages=messages, **fields) as events:
+        return events.get_final_message()
+
+
+def sent_for(upstream: UpstreamServer, raw: Any) -> dict[str, Any]:
+    """Return the body that the expert got for a raw response."""
+    (entry,) = upstream.seen(raw.headers["x-request-id"])
+    body: dict[str, Any] = json.loads(entry["raw"])
+    return body
+
+
+# answers
+
+
+def test_a_whole_answer_becomes_a_message(client: anthropic.Anthropic) -> None:
+    answer = ask(client, script(whole=chat({"content": "Hello.", "reasoning_content": "Hm."})))
+    assert [block.type for block in answer.content] == ["thinking", "text"]
+    assert (answer.content[0].thinking, answer.content[1].text) == ("Hm.", "Hello.")
+    assert (answer.stop_reason, answer.role, answer.model) == ("end_turn", "assistant", "m")
+    assert (answer.usage.input_tokens, answer.usage.cache_read_input_tokens) == (12, 8)
+    assert answer.usage.output_tokens == 6
+
+
+def test_a_whole_answer_with_tool_calls(client: anthropic.Anthropic) -> None:
+    function = {"name": "weather", "arguments": '{"city": "Rome"}'}
+    call = {"id": "call_a", "type": "function", "function": function}
+    answer = ask(client, script(whole=chat({"content": None, "tool_calls": [call]}, "tool_calls")))
+    assert answer.stop_reason == "tool_use"
+    (block,) = answer.content
+    assert (block.type, block.id, block.name) == ("tool_use", "call_a", "weather")
+    assert block.input == {"city": "Rome"}
+
+
+def test_a_streamed_answer_loses_nothing(client: anthropic.Anthropic) -> None:
+    answer = stream(client, script(stream=chat_stream(*DEEP, finish="tool_calls")))
+    thinking, text, rome, oslo = answer.content
+    assert (thinking.thinking, text.text) == ("Let me think.", "It is sunny.")
+    assert (rome.id, rome.input, oslo.id, oslo.input) == (
+        "call_a",
+        {"city": "Rome"},
+        "call_b",
+        {"city": "Oslo"},
+    )
+    assert answer.stop_reason == "tool_use"
+    assert (answer.usage.input_tokens, answer.usage.output_tokens) == (12, 6)
+
+
+def test_the_events_of_a_stream_come_in_order(client: anthropic.Anthropic) -> None:
+    prompt = script(stream=chat_stream({"content": "a"}, {"content": "b"}))
+    kinds = [event.type for event in ask(client, prompt, stream=True)]
+    block = ["content_block_start", "content_block_delta", "content_block_delta"]
+    assert kinds == ["message_start", *block, "content_block_stop", "message_delta", "message_stop"]
+
+
+@pytest.mark.parametrize(
+    ("finish", "extra", "reason", "sequence"),
+    [
+        ("length", {}, "max_tokens", None),
+        ("content_filter", {}, "refusal", None),
+        ("stop", {"stop_reason": "END"}, "stop_sequence", "END"),
+        ("stop", {"stop_reason": 128009}, "end_turn", None),
+    ],
+)
+def test_why_an_answer_ended(
+    client: anthropic.Anthropic,
+    finish: str,
+    extra: dict[str, Any],
+    reason: str,
+    sequence: str | None,
+) -> None:
+    whole = chat({"content": "a"}, finish, **extra)
+    parts = chat_stream({"content": "a"}, finish=finish, **extra)
+    for answer in (ask(client, script(whole=whole)), stream(client, script(stream=parts))):
+        assert (answer.stop_reason, answer.stop_sequence) == (reason, sequence)
+
+
+# requests
+
+
+def test_a_request_reaches_the_expert_whole(
+    client: anthropic.Anthropic, upstream: UpstreamServer
+) -> None:
+    pixel = {"type": "base64", "media_type": "image/png", "data": "aGk="}
+    image = {"type": "image", "source": pixel}
+    result = {"type": "tool_result", "tool_use_id": "t1"}
+    messages: Any = [
+        {"role": "user", "content": script(whole=chat({"content": "a"}))},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+                {"type": "redacted_thinking", "data": "x"},
+                {"type": "text", "text": "I look."},
+                {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Rome"}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Here.", "cache_control": {"type": "ephemeral"}},
+                {**result, "content": [{"type": "text", "text": "sunny"}, image]},
+                {"type": "image", "source": {"type": "url", "url": "https://a/b.png"}},
+            ],
+        },
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t2"}]},
+    ]
+    raw = client.messages.with_raw_response.create(
+        model="script",
+        max_tokens=50,
+        system=[
+            {"type": "text", "text": "x-anthropic-billing-header: cch=1;"},
+            {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}},
+            {"type": "text", "text": "Be brief."},
+        ],
+        messages=messages,
+        tools=[TOOL],
+        tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        stop_sequences=["END"],
+        metadata={"user_id": "u1"},
+        extra_body={
+            "temperature": 0.5,
+            "top_k": 7,
+            "thinking": {"type": "enabled", "budget_tokens": 1024},
+            "chat_template_kwargs": {"enable_thinking": True},
+            "output_config": {
+                "effort": "max",
+                "format": {"type": "json_schema", "schema": {"type": "object"}},
+            },
+        },
+    )
+    data_url = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+    far_url = {"type": "image_url", "image_url": {"url": "https://a/b.png"}}
+    function = {"name": "weather", "arguments": '{"city":"Rome"}'}
+    assert sent_for(upstream, raw) == {
+        "model": "script",
+        "messages": [
+            {"role": "system", "content": "Be kind.\n\nBe brief."},
+            messages[0],
+            {
+                "role": "assistant",
+                "content": "I look.",
+                "reasoning_content": "Hm.",
+                "tool_calls": [{"id": "t1", "type": "function", "function": function}],
+            },
+            {"role": "tool", "tool_call_id": "t1", "content": "sunny"},
+            {"role": "user", "content": [{"type": "text", "text": "Here."}, data_url, far_url]},
+            {"role": "tool", "tool_call_id": "t2", "content": ""},
+        ],
+        "max_tokens": 50,
+        "stop": ["END"],
+        "temperature": 0.5,
+        "top_k": 7,
+        "user": "u1",
+        "tools": [
+            {
+                "type": "function",
+                "function": {
+                    "name": "weather",
+                    "description": TOOL["description"],
+                    "parameters": TOOL["input_schema"],
+                },
+            }
+        ],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "reasoning_effort": "high",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "schema": {"type": "object"}, "strict": True},
+        },
+        "chat_template_kwargs": {"enable_thinking": True},
+    }
+
+
+@pytest.mark.parametrize(
+    ("block", "part"),
+    [
+        (
+            {"type": "document", "source": {"type": "text", "data": "D"}, "title": "T"},
+            [{"type": "text", "text": "T"}, {"type": "text", "text": "D"}],
+        ),
+        (
+            {
+                "type": "document",
+                "source": {"type": "base64", "media_type": "application/pdf", "data": "aGk="},
+            },
+            [
+                {
+                    "type": "file",
+                    "file": {
+                        "filename": "document.pdf",
+                        "file_data": "data:application/pdf;base64,aGk=",
+                    },
+                }
+            ],
+        ),
+        (
+            {
+                "type": "search_result",
+                "title": "T",
+                "source": "S",
+                "content": [{"type": "text", "text": "C"}],
+            },
+            [{"type": "text", "text": "T\nS"}, {"type": "text", "text": "C"}],
+        ),
+    ],
+)
+def test_documents_reach_the_expert(
+    client: anthropic.Anthropic, upstream: UpstreamServer, block: Any, part: Any
+) -> None:
+    messages: Any = [
+        {"role": "user", "content": script(whole=chat({"content": "a"}))},
+        {"role": "user", "content": [block]},
+    ]
+    raw = client.messages.with_raw_response.create(model="script", max_tokens=5, messages=messages)
+    assert sent_for(upstream, raw)["messages"][1]["content"] == part
+
+
+# native
+
+
+def native_stream() -> list[str]:
+    begun = json.loads(json.dumps(NATIVE | {"content": [], "stop_reason": None}))
+    begun["usage"]["output_tokens"] = 1
+    events = [
+        {"type": "message_start", "message": begun},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi"}},
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {"output_tokens": 9},
+        },
+        {"type": "message_stop"},
+    ]
+    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+
+
+NATIVE: dict[str, Any] = {
+    "id": "msg_native",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [{"type": "text", "text": "Hi"}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 5, "cache_read_input_tokens": 2, "output_tokens": 9},
+}
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_expert_that_speaks_it_gets_the_request_as_it_is(
+    client: anthropic.Anthropic, gateway: Gateway, upstream: UpstreamServer, streamed: bool
+) -> None:
+    messages: Any = [{"role": "user", "content": script(whole=NATIVE, stream=native_stream())}]
+    search: Any = {"type": "web_search_20250305", "name": "web_search"}
+    fields: Any = {"model": "auto", "max_tokens": 50, "messages": messages, "tools": [search]}
+    raw_version = client.default_headers["anthropic-version"]
+    fields |= {"extra_headers": {"anthropic-beta": "b1"}}
+    if streamed:
+        with client.messages.stream(**fields) as events:
+            answer, headers = events.get_final_message(), events.response.headers
+    else:
+        raw = client.messages.with_raw_response.create(**fields)
+        answer, headers = raw.parse(), raw.headers
+    assert (answer.id, answer.content[0].text) == ("msg_native", "Hi")  # type: ignore[union-attr]
+    assert headers["x-coe-expert"] == "native"
+    (entry,) = upstream.seen(headers["x-request-id"])
+    assert entry["path"] == "/v1/messages"
+    assert json.loads(entry["raw"])["tools"] == [search]
+    told = entry["headers"]
+    assert (told["anthropic-version"], told["anthropic-beta"]) == (raw_version, "b1")
+    assert told["x-api-key"] == "native-key"
+    line = gateway.logged(headers["x-request-id"])
+    assert (line["prompt_tokens"], line["completion_tokens"], line["usage"]) == (7, 9, "reported")
+    assert (line["finish_reason"], line["outcome"]) == ("end_turn", "ok")
+
+
+def test_a_virtual_expert_that_speaks_it_keeps_its_prompt(
+    client: anthropic.Anthropic, upstream: UpstreamServer
+) -> None:
+    messages: Any = [{"role": "user", "content": script(whole=NATIVE)}]
+    raw = client.messages.with_raw_response.create(
+        model="virtual", max_tokens=5, messages=messages, system="Mine."
+    )
+    texts = [block["text"] for block in sent_for(upstream, raw)["system"]]
+    assert texts == ["Be terse.", "Mine."]
+
+
+def test_what_only_a_native_expert_takes_is_refused_elsewhere(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="web_search_20250305"):
+        ask(client, "hello", tools=[{"type": "web_search_20250305", "name": "web_search"}])
+
+
+@pytest.mark.parametrize(
+    "last", [[], ['event: error\ndata: {"type": "error"}\n\n'], ["data: {\n\n"]]
+)
+def test_a_native_stream_that_breaks_ends_with_an_error(
+    client: anthropic.Anthropic, last: list[str]
+) -> None:
+    with pytest.raises(anthropic.APIStatusError, match="xpert"):
+        stream(client, script(stream=[*native_stream()[:3], *last]), "native")
+
+
+# what works for every dialect
+
+
+def test_a_broken_stream_goes_on_with_the_next_expert(client: anthropic.Anthropic) -> None:
+    answer = stream(client, CODE, "auto")
+    assert answer.content[0].text == "One two threeé…" * 2
+    assert answer.stop_reason == "end_turn"
+
+
+def test_a_broken_stream_ends_with_an_error(client: anthropic.Anthropic) -> None:
+    with pytest.raises(anthropic.APIStatusError, match="connection"):
+        stream(client, script(stream=chat_stream(*DEEP)[:6], cut=True))
+
+
+def test_a_tool_call_that_is_no_json_is_a_failure(client: anthropic.Anthropic) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"a'}}
+    with pytest.raises(anthropic.InternalServerError, match="JSON"):
+        ask(client, script(whole=chat({"tool_calls": [call]}, "tool_calls")))
+
+
+def test_a_conversation_keeps_its_expert(client: anthropic.Anthropic) -> None:
+    first: Any = {"role": "user", "content": f"{CODE}, please."}
+    answer = client.messages.with_raw_response.create(
+        model="auto", max_tokens=5, messages=[first], stream=False
+    )
+    expert = answer.headers["x-coe-expert"]
+    told = [{"type": "text", "text": "Done.", "cache_control": {"type": "ephemeral"}}]
+    more: Any = [first, {"role": "assistant", "content": told}]
+    again = client.messages.with_raw_response.create(
+        model="auto", max_tokens=5, messages=[*more, {"role": "user", "content": "Solve x^2 = 4."}]
+    )
+    assert again.headers["x-coe-expert"] == expert
+
+
+# errors
+
+
+def test_errors_are_those_of_anthropic(client: anthropic.Anthropic, gateway: Gateway) -> None:
+    with pytest.raises(anthropic.NotFoundError) as not_found:
+        ask(client, "hello", "nobody")
+    assert not_found.value.body == {
+        "type": "error",
+        "error": {"type": "not_found_error", "message": not_found.value.body["error"]["message"]},  # type: ignore[index]
+    }
+    with pytest.raises(anthropic.BadRequestError, match="no"):
+        ask(client, "hello", "s400")
+    with pytest.raises(anthropic.InternalServerError):
+        ask(client, "hello", "s500")
+    wrong_method = gateway.get("/v1/messages")
+    assert (wrong_method.status_code, wrong_method.json()["type"]) == (405, "error")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"messages": []}, "messages"),
+        ({"max_tokens": None}, "max_tokens"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "role"),
+        (
+            {"messages": [{"role": "user", "content": [{"text": "a"}]}]},
+            "messages[0].content[0].type",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "content[0].source"),
+        (
+            {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": 1}]}]},
+            "content[0].name",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": 7}]}]},
+            "content[0].content",
+        ),
+        ({"tools": [{"description": "no name"}]}, "tools[0].name"),
+        ({"system": 7}, "system"),
+        ({"temperature": "hot"}, "temperature"),
+    ],
+)
+def test_a_bad_request_is_refused_and_the_field_is_named(
+    gateway: Gateway, fields: dict[str, Any], named: str
+) -> None:
+    body = {"model": "script", "max_tokens": 5, "messages": [{"role": "user", "content": "a"}]}
+    answer = gateway.post("/v1/messages", json={**body, **fields})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert named in error["message"]
+
+
+# tokens
+
+
+def test_tokens_are_counted_by_an_expert_that_can(client: anthropic.Anthropic) -> None:
+    messages: Any = [{"role": "user", "content": "{}"}]
+    assert client.messages.count_tokens(model="native", messages=messages).input_tokens == 77
+
+
+def test_tokens_are_estimated_elsewhere(client: anthropic.Anthropic) -> None:
+    def count(text: str, **fields: Any) -> int:
+        messages: Any = [{"role": "user", "content": text}]
+        counted = client.messages.count_tokens(model="auto", messages=messages, **fields)
+        return counted.input_tokens
+
+    few = count("hello there")
+    assert 3 <= few <= 20
+    assert count("hello there " * 1000) >= 2000
+    assert count("hello there", tools=[TOOL]) > few + 20
+
+
+# whatever else there may be
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=5)
+KINDS = ["text", "image", "document", "tool_use", "tool_result", "thinking", "search_result"]
+BLOCKS: Any = st.fixed_dictionaries(
+    {"type": st.sampled_from(KINDS) | SCALARS},
+    optional={
+        **dict.fromkeys(("text", "thinking", "id", "name", "tool_use_id", "title"), SCALARS),
+        "source": st.dictionaries(st.sampled_from(["type", "data", "url", "content"]), SCALARS)
+        | SCALARS,
+        "content": st.text() | st.lists(st.fixed_dictionaries({"type": st.sampled_from(KINDS)})),
+        "input": SCALARS | st.dictionaries(st.text(), SCALARS),
+    },
+)
+BODIES = st.fixed_dictionaries(
+    {
+        "model": st.just("m"),
+        "messages": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "role": st.sampled_from(["user", "assistant"]),
+                    "content": st.text() | st.lists(BLOCKS | SCALARS, max_size=3),
+                }
+            ),
+            max_size=3,
+        ),
+    },
+    optional={
+        "system": st.text() | st.lists(BLOCKS, max_size=2),
+        "tools": st.lists(st.fixed_dictionaries({}, optional={"name": SCALARS, "type": SCALARS})),
+        "tool_choice": st.dictionaries(st.sampled_from(["type", "name"]), SCALARS) | SCALARS,
+        "metadata": st.dictionaries(st.just("user_id"), SCALARS) | SCALARS,
+        "output_config": st.dictionaries(st.sampled_from(["effort", "format"]), SCALARS) | SCALARS,
+    },
+)
+
+
+@settings(max_examples=300)
+@given(BODIES)
+def test_any_body_is_translated_or_refused(body: dict[str, Any]) -> None:
+    with suppress(InvalidRequestError):
+        Messages({}).translate(json.dumps(body).encode(), "messages")
