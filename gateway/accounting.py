@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import msgspec
@@ -104,7 +104,8 @@ class Record:
 
     def line(self) -> dict[str, Any]:
         """Return the record as the fields of a log line; it holds no prompt and no answer."""
-        shown = {key: value for key, value in asdict(self).items() if key != "started_s"}
+        shown: dict[str, Any] = msgspec.to_builtins(self)
+        del shown["started_s"]
         return {**shown, "active_params_b": self.active_params_b}
 
 

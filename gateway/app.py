@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.accounting import RedisLedger
 from gateway.api import admin, health, keys, messages, openai, route
+from gateway.api.direct import DirectRoutes
 from gateway.api.failures import on_bug, on_gateway_error, on_http_error
 from gateway.backends.ask import ExpertAsk
 from gateway.backends.openai_http import OpenAIBackend
@@ -81,6 +82,8 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     app = FastAPI(
         title="Composition of Experts gateway", lifespan=lifespan, docs_url=None, redoc_url=None
     )
+    # the last one added comes first
+    app.add_middleware(DirectRoutes, routers=[openai.router, messages.router])
     app.add_middleware(AnswerHeaders)
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)

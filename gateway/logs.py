@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
-import queue
+import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from logging.handlers import QueueHandler, QueueListener
+from typing import TextIO
 
 import msgspec
+
+WRITE_EVERY_S = 0.1
+"""Lines wait for at most this long, so that many are written at once, in seconds."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,26 +34,58 @@ class JsonFormatter(logging.Formatter):
         return msgspec.json.encode(shown).decode()
 
 
-class _KeepQueueHandler(QueueHandler):
-    """Hands records over as they are: they stay in this process."""
+class BatchHandler(logging.Handler):
+    """Keeps records until `write_out` is called: waking a thread for each would cost more.
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Return the record itself."""
-        return record
+    Parameters
+    ----------
+    stream : text file
+        Where the lines go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._records: deque[logging.LogRecord] = deque()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record."""
+        self._records.append(record)
+
+    def write_out(self) -> None:
+        """Format and write what was kept."""
+        lines = [self._line(self._records.popleft()) for _ in range(len(self._records))]
+        if lines:
+            self._stream.write("".join(lines))
+            self._stream.flush()
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return f"{self.format(record)}\n"
+        except Exception:  # a line that cannot be formatted must not end the log
+            self.handleError(record)
+            return ""
 
 
 @contextmanager
 def json_logging(level: str) -> Iterator[None]:
     """Log as JSON from a thread of its own while the context lasts."""
-    handler = logging.StreamHandler()
+    handler = BatchHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    records: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-    listener = QueueListener(records, handler)
     root = logging.getLogger()
-    root.handlers = [_KeepQueueHandler(records)]
+    root.handlers = [handler]
     root.setLevel(level)
-    listener.start()
+    stopped = threading.Event()
+
+    def write_often() -> None:
+        while not stopped.wait(WRITE_EVERY_S):
+            handler.write_out()
+
+    writer = threading.Thread(target=write_often, name="log", daemon=True)
+    writer.start()
     try:
         yield
     finally:
-        listener.stop()
+        stopped.set()
+        writer.join()
+        handler.write_out()

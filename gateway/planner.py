@@ -277,7 +277,7 @@ class Planner:
             self._metrics.choices.labels("hit").inc()
             return cached, "hit"
         probabilities = await self._classify(router, text, timeout_s)
-        await self._cache.set(key, probabilities)
+        self._cache.set(key, probabilities)
         self._metrics.choices.labels("miss").inc()
         return probabilities, "miss"
 

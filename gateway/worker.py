@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 
@@ -23,6 +24,8 @@ def main() -> None:
             from gateway.app import create_app
 
             app = create_app(settings)
+            gc.collect()
+            gc.freeze()  # what was made at start stays: looking through it takes 50 ms each time
         except ConfigError as error:
             sys.stderr.write(f"{error}\n")
             sys.exit(2)

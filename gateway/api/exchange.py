@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import cast
 
 import msgspec
 from starlette.requests import Request
@@ -96,19 +97,19 @@ class Exchange(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application."""
-        work = asyncio.ensure_future(self._pipeline.answer(self._call, _HttpSink(send)))
-        left = asyncio.ensure_future(_client_left(receive))
+        answering = cast(asyncio.Task[None], asyncio.current_task())
+        leaving = asyncio.create_task(_cancel_when_left(receive, answering))
         try:
-            await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
+            await self._pipeline.answer(self._call, _HttpSink(send))
+        except asyncio.CancelledError:
+            if not leaving.done():  # cancelled by somebody else
+                raise
+            answering.uncancel()
         finally:
-            gone = not work.done()
-            work.cancel()
-            left.cancel()
-            await asyncio.wait({work, left})
-        if not gone:
-            work.result()
+            leaving.cancel()
 
 
-async def _client_left(receive: Receive) -> None:
+async def _cancel_when_left(receive: Receive, answering: asyncio.Task[None]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    answering.cancel()

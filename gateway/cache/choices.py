@@ -41,8 +41,8 @@ class ChoiceCache(Protocol):
         """Return the probabilities, shape (n_categories,), or None when there are none."""
         ...
 
-    async def set(self, key: bytes, probabilities: FloatArray) -> None:
-        """Keep the probabilities; does nothing when the cache cannot be reached."""
+    def set(self, key: bytes, probabilities: FloatArray) -> None:
+        """Keep the probabilities; does not wait, and does little when the cache is gone."""
         ...
 
 
@@ -76,14 +76,10 @@ class RedisChoiceCache:
             self._local[key] = row
         return row
 
-    async def set(self, key: bytes, probabilities: FloatArray) -> None:
+    def set(self, key: bytes, probabilities: FloatArray) -> None:
         """See `ChoiceCache.set`."""
         self._local[key] = probabilities
-        try:
-            with self._link.guarded("set") as redis:
-                await redis.set(key, encode_row(probabilities), ex=self._ttl_s)
-        except CacheError:
-            return
+        self._link.put(key, encode_row(probabilities), self._ttl_s)
 
 
 def encode_row(probabilities: FloatArray) -> bytes:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -72,6 +73,8 @@ class Link:
         self._metrics = metrics
         self._rest_until_s = 0.0
         self._failing = False
+        self._unwritten: dict[bytes, tuple[bytes, int]] = {}
+        self._writing: asyncio.Task[None] | None = None
 
     @contextmanager
     def guarded(self, operation: str) -> Iterator[Redis]:
@@ -93,6 +96,27 @@ class Link:
             _log.warning("cache is back")
         self._failing = False
 
+    def put(self, key: bytes, value: bytes, ttl_s: int) -> None:
+        """Store a value soon, for `ttl_s` seconds; does not wait, and a failure loses it.
+
+        What comes while a trip to Redis is under way goes together on the next one.
+        """
+        self._unwritten[key] = (value, ttl_s)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while self._unwritten:
+                values, self._unwritten = self._unwritten, {}
+                with suppress(CacheError), self.guarded("set") as redis:
+                    trip = redis.pipeline(transaction=False)
+                    for key, (value, ttl_s) in values.items():
+                        trip.set(key, value, ex=ttl_s)
+                    await trip.execute()
+        finally:
+            self._writing = None
+
     async def ping(self) -> None:
         """Raise `CacheError` when Redis does not answer; asks it at once, after a failure too."""
         self._rest_until_s = 0.0
@@ -100,7 +124,9 @@ class Link:
             await redis.ping()
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Store what is left and close the connections."""
+        if self._writing is not None:
+            await self._writing
         await self._redis.aclose()
 
     def _note_failure(self, operation: str, error: Exception) -> None:

@@ -6,7 +6,6 @@ all of it anew, and a follow-up like "commit it" says little by itself.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol
@@ -52,7 +51,6 @@ class RedisSessions:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._writing: set[asyncio.Task[None]] = set()
 
     async def get(self, key: bytes) -> Session | None:
         """See `Sessions.get`."""
@@ -65,16 +63,7 @@ class RedisSessions:
 
     def set(self, key: bytes, session: Session) -> None:
         """See `Sessions.set`."""
-        task = asyncio.create_task(self._set(key, session))
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
-
-    async def _set(self, key: bytes, session: Session) -> None:
-        try:
-            with self._link.guarded("set") as redis:
-                await redis.set(key, msgspec.json.encode(session), ex=TTL_S)
-        except CacheError:
-            return
+        self._link.put(key, msgspec.json.encode(session), TTL_S)
 
 
 class SessionKeys(NamedTuple):

@@ -157,7 +157,7 @@ def test_a_full_cache_is_counted_and_requests_go_on(gateway: Gateway, valkey: Va
     valkey.client.config_set("maxmemory", "1")
     try:
         assert gateway.chat("auto", fresh()).status_code == 200
-        assert errors(gateway, "set") == before + 1
+        wait_for(lambda: errors(gateway, "set") == before + 1)
     finally:
         valkey.client.config_set("maxmemory", "0")
     wait_until_kept(gateway, valkey)
