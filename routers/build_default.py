@@ -26,7 +26,7 @@ from routers.export import BASE_ENCODER
 from routers.train import TrainOptions, train
 from routers.untrained import TYPES, Plan, untrained_router
 
-_MAX_TOKENS = 96
+_MAX_TOKENS = 88
 _OPTIONS = TrainOptions(held_out=1 / 16)
 _OUT_OF_SCOPE_SOURCE = "clinc_oos_train"
 _PATH = click.Path(path_type=Path)

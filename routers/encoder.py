@@ -109,6 +109,10 @@ class SentenceEncoder:
         for path in self._paths:
             shutil.copyfile(path, folder / path.name)
 
+    def reading(self, max_tokens: int) -> SentenceEncoder:
+        """Return the same encoder, reading at most so many tokens of a text."""
+        return SentenceEncoder(self._paths[0].parent, min(max_tokens, self.max_tokens))
+
     def read(self, text: str) -> Reading:
         """Tell what of a text is given to the model."""
         # Lone surrogates are legal in a str but not in UTF-8; "replace" keeps the length.

@@ -24,6 +24,8 @@ from routers.finetuned import Recipe
 from routers.progress import Progress
 
 _BATCH = 48
+_MOST_TOKENS = 64
+"""Of each text; training reads less than the router may, which costs a third of the time less."""
 _BATCHES_PER_POOL = 50
 """Batches whose texts are sorted by length together, so that little is padded."""
 _ROWS_SEEN = 60_000
@@ -50,7 +52,7 @@ _LOGIT_SCALE = 10.0
 _LABEL_SMOOTHING = 0.05
 _CONTRASTIVE_WEIGHT = 0.15
 _CONTRASTIVE_TEMPERATURE = 0.1
-_AUGMENTED_SHARE = 0.45
+_AUGMENTED_SHARE = 0.55
 _DROPPED_TOKENS = 0.08
 
 _Batch = list[tuple[tuple[int, ...], int]]
@@ -89,7 +91,7 @@ def finetune(
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         classifier = _Classifier(transformer, labels)
-        data = _Data(reader, texts, labels, recipe.seed)
+        data = _Data(reader.reading(_MOST_TOKENS), texts, labels, recipe.seed)
         classifier.load(_Training(classifier, data, progress).best_weights())
     tuned = transformer.state_dict()
     transformer.load_state_dict(

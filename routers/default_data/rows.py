@@ -14,18 +14,17 @@ from routers.data import Row, capped, normalised, without_duplicates
 
 FOREIGN_CATEGORY = "multilingual"
 
-_ROWS_PER_SOURCE = 1_000
-_ROWS_PER_FOREIGN_SOURCE = 130
+_ROWS_PER_SOURCE = 900
+_ROWS_PER_FOREIGN_SOURCE = 100
 """Other languages are told apart before the router is asked; it sees few of them."""
 _ROWS_OF_SOURCE = {
-    "boolq": 800,
-    "clinc_train": 2_500,
-    "dolly": 1_200,
-    "fiqa": 1_200,
-    "gpteacher_roleplay": 1_200,
-    "gsm8k_train": 1_200,
+    "boolq": 700,
+    "clinc_train": 1_800,
+    "dolly": 1_100,
+    "gpteacher_roleplay": 700,
+    "gsm8k_train": 1_000,
     "mmlu": 1_200,
-    "nl2bash": 900,
+    "nl2bash": 700,
     "nq_open": 800,
     "opentriviaqa": 800,
     "privacyqa": 700,

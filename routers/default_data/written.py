@@ -1,6 +1,9 @@
 """Prompts written for this project: free-form requests that exam and forum data lack.
 
-``written.toml`` holds patterns and lists; a prompt is a template whose slots are filled by chance.
+Every file of ``written/`` holds the patterns of one category and their lists, ``shared.toml`` lists
+for all. A pattern is templates, and slots for the ``{name}`` in them: the name of a list, or two
+bounds of a whole number; ``{Name}`` asks for a capital. A prompt is a template, chosen by the share
+of its pattern, whose slots are filled by chance.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import re
 import tomllib
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 
@@ -16,7 +20,8 @@ from routers.data import Row, normalised
 
 LICENCE = "Apache-2.0 (written for this project)"
 
-_FILE = Path(__file__).with_name("written.toml")
+_FOLDER = Path(__file__).with_name("written")
+_SHARED = "shared.toml"
 _SLOT = re.compile(r"\{([A-Za-z]\w*)\}")
 _TRIES_PER_ROW = 20
 
@@ -24,36 +29,48 @@ Bounds = tuple[int, int]
 
 
 class _Pattern(msgspec.Struct, frozen=True):
-    category: str
     share: float
     templates: list[str] | str
     slots: dict[str, str | Bounds]
 
 
 class _Grammar(msgspec.Struct, frozen=True):
-    rows: dict[str, int]
+    category: str
+    rows: int
     lists: dict[str, list[str]]
     patterns: list[_Pattern]
 
 
 def written_rows(seed: int) -> list[Row]:
-    """Write the prompts that `written.toml` describes; fewer where its patterns run dry."""
-    grammar = msgspec.convert(tomllib.loads(_FILE.read_text(encoding="utf-8")), _Grammar)
+    """Write the prompts that the grammars describe; fewer where their patterns run dry."""
+    shared = _read(_FOLDER / _SHARED)["lists"]
     rng = Random(seed)  # noqa: S311 (no secret)
     rows = []
-    for category, n_rows in grammar.rows.items():
-        patterns = [pattern for pattern in grammar.patterns if pattern.category == category]
-        shares = [pattern.share for pattern in patterns]
-        prompts: dict[str, str] = {}
-        for _ in range(_TRIES_PER_ROW * n_rows):
-            (pattern,) = rng.choices(patterns, shares)
-            prompt = _write(pattern, grammar.lists, rng)
-            prompts.setdefault(normalised(prompt), prompt)
-            if len(prompts) == n_rows:
-                break
-        source = f"written_{category}"
-        rows += [Row(prompt, category, source, LICENCE) for prompt in prompts.values()]
+    for path in sorted(_FOLDER.glob("*.toml")):
+        if path.name == _SHARED:
+            continue
+        grammar = msgspec.convert(_read(path), _Grammar)
+        source = f"written_{grammar.category}"
+        prompts = _prompts(grammar, {**shared, **grammar.lists}, rng)
+        rows += [Row(prompt, grammar.category, source, LICENCE) for prompt in prompts]
     return rows
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def _prompts(grammar: _Grammar, lists: dict[str, list[str]], rng: Random) -> list[str]:
+    """Return up to ``grammar.rows`` prompts that differ in more than case and spacing."""
+    shares = [pattern.share for pattern in grammar.patterns]
+    prompts: dict[str, str] = {}
+    for _ in range(_TRIES_PER_ROW * grammar.rows):
+        (pattern,) = rng.choices(grammar.patterns, shares)
+        prompt = _write(pattern, lists, rng)
+        prompts.setdefault(normalised(prompt), prompt)
+        if len(prompts) == grammar.rows:
+            break
+    return list(prompts.values())
 
 
 def _write(pattern: _Pattern, lists: dict[str, list[str]], rng: Random) -> str:

@@ -42,8 +42,8 @@ def test_added_words_leave_the_prompt_whole(change: object) -> None:
 def test_typos_are_few() -> None:
     for seed in range(50):
         typed = changes.with_typos(PROMPT, Random(seed))
-        assert abs(len(typed) - len(PROMPT)) <= 1
-        assert SequenceMatcher(None, typed, PROMPT).ratio() > 0.95
+        assert abs(len(typed) - len(PROMPT)) <= 2
+        assert SequenceMatcher(None, typed, PROMPT).ratio() > 0.9
 
 
 def test_probability_zero_changes_nothing_and_one_nearly_always() -> None:
