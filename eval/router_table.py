@@ -8,12 +8,12 @@ Example::
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
+from eval.notes import write_table
 from eval.router import evaluate
 from routers.artifact import load_router
 from routers.cli import wrong_use
@@ -22,7 +22,6 @@ from routers.latency import latency_ms
 from routers.registry import StoredRouter
 
 _START = "<!-- table: python -m eval.router_table -->"
-_END = "<!-- end of table -->"
 _PATH = click.Path(path_type=Path)
 
 
@@ -38,7 +37,7 @@ def main(folders: tuple[Path, ...], files: tuple[Path, ...], note: Path | None) 
         if note is None:
             click.echo(table)
         else:
-            _write(note, table)
+            write_table(note, _START, table)
 
 
 def _table(routers: Sequence[StoredRouter], sets: dict[str, list[Row]]) -> Iterator[str]:
@@ -64,15 +63,6 @@ def _scores(router: StoredRouter, rows: Sequence[Row]) -> str:
         f"{found['ece']:.3f}; {found['coverage']:.0%} kept at {found['covered_accuracy']:.3f}; "
         f"{found['to_general']:.0%} to general"
     )
-
-
-def _write(note: Path, table: str) -> None:
-    text = note.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(_START)}.*?{re.escape(_END)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"{note} must hold {_START} and {_END}; add them where the table goes")
-    replaced = pattern.sub(lambda _: f"{_START}\n{table}\n{_END}", text)
-    note.write_text(replaced, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Fault scenarios against any gateway, with upstreams that really fail."""
