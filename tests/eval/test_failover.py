@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from eval.failover.cli import failover as command
 from eval.failover.report import START, markdown
 from eval.failover.scenarios import SCENARIOS
 from eval.failover.wire import Orders, begun, read_orders
@@ -28,8 +30,10 @@ TELLING = (
 
 
 def failover(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gateway", "eval", "failover", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=REPO)
+    coe = [sys.executable, "-m", "gateway"]
+    return subprocess.run(
+        [*coe, "eval", "failover", *flags], capture_output=True, text=True, timeout=100, cwd=REPO
+    )
 
 
 def free_ports() -> list[int]:
@@ -87,9 +91,9 @@ def test_a_gateway_that_is_not_pointed_at_the_upstreams_is_wrong_use() -> None:
     ],
 )
 def test_wrong_use_says_how_to_mend_it(flags: tuple[str, ...], message: str) -> None:
-    done = failover(*flags)
-    assert done.returncode == 2
-    assert re.search(message, " ".join(done.stderr.split()))
+    done = CliRunner().invoke(command, [*flags])
+    assert done.exit_code == 2
+    assert re.search(message, " ".join(done.output.split()))
 
 
 def test_there_are_scenarios_enough_each_with_a_name_of_its_own() -> None:
