@@ -22,29 +22,25 @@ from gateway.accounting import RedisLedger
 from gateway.api import admin, health, keys, messages, openai, route
 from gateway.api.direct import DirectRoutes
 from gateway.api.failures import on_bug, on_gateway_error, on_http_error
-from gateway.backends.ask import ExpertAsk
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.answers import AnswerCache
 from gateway.cache.choices import RedisChoiceCache
 from gateway.cache.link import Link, connect
 from gateway.cache.sessions import RedisSessions
-from gateway.composition import compose
 from gateway.dispatch import Dispatcher
 from gateway.errors import ConfigError, GatewayError
-from gateway.experts import Expert, ExpertRegistry, check_keys
 from gateway.keys import KeyStore
 from gateway.limits import Limits
+from gateway.live.follower import Follower
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planner import Planner
 from gateway.services import Services
 from gateway.settings import Settings
-from gateway.supervisor.plan import cache_url, socket_of
+from gateway.supervisor.plan import cache_url
 from gateway.supervisor.supervisor import read_states
 
 LEDGER_PERIOD_S = 2.0
-WARM_UP = ("Hello, how are you?", "Wie geht es dir heute, mein Freund?")
-"""Classified before the first request comes: what loads on first use is loaded then."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +51,7 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     Parameters
     ----------
     settings : Settings
-        Its `run_dir` must be set: the supervisor's folder.
+        Its `run_dir` must be set: the parent's folder, which says what to serve.
     environ : Mapping of str to str
         Where keys are read that experts name by ``api_key_env``.
 
@@ -70,10 +66,12 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services
         storing = asyncio.create_task(_store_ledger(services))
+        following = asyncio.create_task(services.follower.run(services.swap))
         yield
-        storing.cancel()
-        with suppress(asyncio.CancelledError):
-            await storing
+        for task in (storing, following):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
         await services.ledger.store()
         await services.backend.aclose()
         await services.cache.aclose()
@@ -99,16 +97,7 @@ def _services(
     run_dir = settings.run_dir
     if run_dir is None:
         raise ConfigError("run_dir must be set. Start the gateway with: coe serve")
-    registry = ExpertRegistry.load(settings.config)
-    check_keys(registry, environ)
-
-    def ask(expert: Expert, timeout_s: float) -> ExpertAsk:
-        key = environ[expert.api_key_env] if expert.api_key_env else None
-        socket_path = socket_of(run_dir, expert) if expert.backend == "local" else None
-        return ExpertAsk(expert, socket_path, key, timeout_s)
-
-    composition = compose(registry, ask)
-    composition.routers[-1].predict_proba(WARM_UP)
+    follower = Follower(run_dir, settings.config, environ)
     metrics = Metrics(CollectorRegistry(), environ.get("PROMETHEUS_MULTIPROC_DIR"))
     redis = connect(
         settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir),
@@ -118,14 +107,17 @@ def _services(
     link = Link(redis, metrics)
     cache = RedisChoiceCache(link, settings.choice_ttl_s)
     executor = ThreadPoolExecutor(os.cpu_count() or 1, "classify")
-    planner = Planner(composition, cache, RedisSessions(link), executor, metrics)
+    planner = Planner(follower.composition, cache, RedisSessions(link), executor, metrics)
     answers = AnswerCache(link, settings.answer_ttl_s)
     limits = Limits(link, lambda: planner.composition.registry.largest_active_params_b)
     ledger = RedisLedger(redis, uuid4().hex, metrics, limits.charge)
+    dispatcher = Dispatcher(backend, metrics)
     services = Services(
         settings=settings,
+        follower=follower,
         planner=planner,
-        pipeline=Pipeline(planner, Dispatcher(backend, metrics), ledger, answers),
+        guards=dispatcher.guards,
+        pipeline=Pipeline(planner, dispatcher, ledger, answers),
         backend=backend,
         cache=link,
         keys=KeyStore(link),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from gateway.config import parse_experts_file
 from gateway.errors import ConfigError
-from gateway.experts import AUTO, Expert, ExpertRegistry
+from gateway.experts import AUTO, Expert, ExpertRegistry, check_keys
 from gateway.schema import LlmRouterConfig, MappingTable
-from routers.artifact import ArtifactError, load_router, read_card
-from routers.base import Decision, FloatArray, Router, decide
+from routers.artifact import ArtifactError, checked_card, load_router, read_card
+from routers.base import Decision, FloatArray, Router, RouterError, decide
+from routers.card import Card
 from routers.keyword import KeywordRouter, RuleError
 from routers.llm import Ask, LlmRouter
 from routers.mapping import (
@@ -33,6 +36,10 @@ class Composition:
     routers : tuple of Router
         Asked in this order until one answers; they have the same categories. The last one is
         trained, runs in this process, and always answers.
+    trained : Router
+        That one, without the keywords that may stand before it.
+    card : Card
+        What it was loaded from.
     llm_router : LlmRouter or None
         The one among them that can say why; None without one.
     """
@@ -40,7 +47,9 @@ class Composition:
     registry: ExpertRegistry
     routers: tuple[Router, ...]
     mapping: ExpertMapping
-    llm_router: LlmRouter | None = None
+    trained: Router
+    card: Card
+    llm_router: LlmRouter | None
 
     @property
     def routes(self) -> dict[str, str]:
@@ -84,17 +93,56 @@ def label(router: Router) -> str:
     return f"{router.name}@{router.version}"
 
 
-def check(registry: ExpertRegistry) -> None:
-    """Check that the mapping fits the router, without loading it.
+class _Unloaded:
+    """A router known by its card: enough to see whether the others fit it."""
+
+    def __init__(self, card: Card) -> None:
+        self.name, self.version, self.categories_ = card.name, card.version, card.categories
+        self.min_confidence, self.active_params_b = card.min_confidence, card.active_params_b
+
+    def predict_proba(self, texts: Sequence[str]) -> FloatArray:
+        """Refuse."""
+        raise RouterError(f"{self.name} is not loaded")
+
+
+def checked_registry(text: str, path: Path, environ: Mapping[str, str] | None) -> ExpertRegistry:
+    """Return the experts of a text after every check that starts nothing.
+
+    Parameters
+    ----------
+    path : Path
+        Where the text stands or will stand: relative paths in it start from there.
+    environ : Mapping of str to str or None
+        Where the keys of the experts must be; None does not look for them.
 
     Raises
     ------
     ConfigError
-        When the router is missing, or the mapping names a category it does not have.
+        Naming what does not hold and how to mend it.
+    """
+    registry = ExpertRegistry(parse_experts_file(text, path.name), path)
+    if environ is not None:
+        check_keys(registry, environ)
+    check(registry)
+    return registry
+
+
+def check(registry: ExpertRegistry) -> None:
+    """Check all that `compose` would refuse, without loading the router's model.
+
+    Raises
+    ------
+    ConfigError
+        When a file of the router is missing or damaged, or the mapping, the keywords or the LLM
+        router do not fit its categories.
     """
     with _named(registry):
-        categories = read_card(registry.router_path).categories
-        read_mapping(registry).check(categories)
+        card = checked_card(registry.router_path)
+
+    def ask(_: Expert, __: float) -> Ask:
+        return lambda _: {}
+
+    _assemble(registry, card, _Unloaded(card), ask)
 
 
 def read_mapping(registry: ExpertRegistry) -> ExpertMapping:
@@ -120,7 +168,9 @@ def read_mapping(registry: ExpertRegistry) -> ExpertMapping:
     return mapping
 
 
-def compose(registry: ExpertRegistry, ask: AskExpert | None = None) -> Composition:
+def compose(
+    registry: ExpertRegistry, ask: AskExpert | None = None, before: Composition | None = None
+) -> Composition:
     """Load the routers of a registry and check that the mapping fits them.
 
     Parameters
@@ -128,15 +178,27 @@ def compose(registry: ExpertRegistry, ask: AskExpert | None = None) -> Compositi
     ask : callable or None
         Given an expert and a time limit in seconds, returns how to ask it. None leaves the LLM
         router out, for lack of a running expert.
+    before : Composition or None
+        One whose router is taken over if its files are still the same.
 
     Raises
     ------
     ConfigError
         When the router cannot be loaded, or the mapping names a category it does not have.
     """
+    with _named(registry):
+        card = read_card(registry.router_path)
+        same = before is not None and before.card == card
+        trained = before.trained if before and same else load_router(registry.router_path)
+    return _assemble(registry, card, trained, ask)
+
+
+def _assemble(
+    registry: ExpertRegistry, card: Card, trained: Router, ask: AskExpert | None
+) -> Composition:
+    """Put together what serves; raises `ConfigError` where the parts do not fit."""
     mapping = read_mapping(registry)
     with _named(registry):
-        trained = load_router(registry.router_path)
         mapping.check(trained.categories_)
         routers: list[Router] = [trained]
         config, llm = registry.file.llm_router, None
@@ -145,7 +207,7 @@ def compose(registry: ExpertRegistry, ask: AskExpert | None = None) -> Compositi
             routers.insert(0, llm)
         if registry.file.keywords:
             routers = [KeywordRouter(registry.file.keywords, router) for router in routers]
-    return Composition(registry, tuple(routers), mapping, llm)
+    return Composition(registry, tuple(routers), mapping, trained, card, llm)
 
 
 def llm_router(

@@ -53,8 +53,19 @@ def load_experts_file(path: Path) -> ExpertsFile:
     ConfigError
         Naming every fault of the file: line, key, what is allowed, what came, how to mend it.
     """
+    return parse_experts_file(read_experts_text(path), path.name)
+
+
+def read_experts_text(path: Path) -> str:
+    """Return the text of an experts file, not checked.
+
+    Raises
+    ------
+    ConfigError
+        When it is missing or cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path} not found. Name the file with --config, or start from the experts.yaml "
@@ -62,7 +73,6 @@ def load_experts_file(path: Path) -> ExpertsFile:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return parse_experts_file(text, path.name)
 
 
 def parse_experts_file(text: str, name: str = "experts.yaml") -> ExpertsFile:

@@ -50,6 +50,7 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, shared_dir: str | None = None) -> None:
         self._registry = registry
         self._shared_dir = shared_dir
+        self._add_gauges()
         counter = partial(Counter, registry=registry)
         seconds = partial(Histogram, registry=registry)
         self.requests = counter(
@@ -59,18 +60,6 @@ class Metrics:
         )
         self.tokens = counter("coe_tokens", "Tokens by expert and kind.", ["expert", "kind"])
         self.groups = GroupCounters(registry)
-        self.best_single_params_b = Gauge(
-            "coe_best_single_active_params_b",
-            "10^9 active parameters of the best single expert; NaN when they are not known.",
-            registry=registry,
-            multiprocess_mode="mostrecent",
-        )
-        self.resident_params_b = Gauge(
-            "coe_resident_params_b",
-            "10^9 parameters of the distinct weights behind the registry.",
-            registry=registry,
-            multiprocess_mode="mostrecent",
-        )
         self.choices = counter("coe_choices", "Routing choices by cache result.", ["cache"])
         self.cache_errors = counter(
             "coe_cache_errors", "Failures of the cache, survived.", ["operation"]
@@ -96,6 +85,25 @@ class Metrics:
             "From the request's arrival to the last byte of its answer.",
             ["expert"],
             buckets=_SLOW_S,
+        )
+
+    def _add_gauges(self) -> None:
+        gauge = partial(Gauge, registry=self._registry, multiprocess_mode="mostrecent")
+        self.best_single_params_b = gauge(
+            "coe_best_single_active_params_b",
+            "10^9 active parameters of the best single expert; NaN when they are not known.",
+        )
+        self.resident_params_b = gauge(
+            "coe_resident_params_b",
+            "10^9 parameters of the distinct weights behind the registry.",
+        )
+        self.config_version = gauge(
+            "coe_config_version",
+            "Version of the experts file that is served.",
+        )
+        self.config_errors = gauge(
+            "coe_config_errors",
+            "Edits of the experts that were refused since the gateway started.",
         )
 
     def render(self) -> bytes:

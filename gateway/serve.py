@@ -13,21 +13,35 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from gateway.composition import check
+from gateway.cache.link import connect
+from gateway.composition import checked_registry
+from gateway.config import read_experts_text
 from gateway.errors import ConfigError
-from gateway.experts import ExpertRegistry, check_keys
+from gateway.experts import ExpertRegistry
+from gateway.live.keeper import Keeper
+from gateway.live.versions import VersionStore
 from gateway.logs import json_logging
 from gateway.settings import Settings
-from gateway.supervisor.plan import WORKER, cache_spec, expert_specs, make_run_dir, worker_spec
+from gateway.supervisor.plan import (
+    WORKER,
+    cache_spec,
+    cache_url,
+    expert_specs,
+    make_run_dir,
+    worker_spec,
+)
 from gateway.supervisor.supervisor import Supervisor
 from gateway.worker import BACKLOG
 
 READY_POLL_S = 0.1
 STOP_SLACK_S = 5.0
+REDIS_TIMEOUT_MS = 1000
+"""Longest wait for the versions of the experts, beside the requests."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,14 +63,14 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
     """
     settings.check_exposure()
     settings.check_redis_url()
-    registry = ExpertRegistry.load(settings.config)
-    check_keys(registry, os.environ)
-    check(registry)
+    text = read_experts_text(settings.config)
+    # not resolved: what a link leads to may be replaced while we serve
+    registry = checked_registry(text, settings.config.absolute(), os.environ)
     with open_listener(settings.host, settings.port) as listener:
         run_dir = make_run_dir()
         try:
             with json_logging(settings.log_level):
-                return asyncio.run(_run(settings, registry, listener, run_dir, say))
+                return asyncio.run(_run(settings, registry, text, listener, run_dir, say))
         finally:
             shutil.rmtree(run_dir, ignore_errors=True)
 
@@ -82,18 +96,18 @@ def open_listener(host: str, port: int) -> socket.socket:
 async def _run(
     settings: Settings,
     registry: ExpertRegistry,
+    text: str,
     listener: socket.socket,
     run_dir: Path,
     say: Callable[[str], None],
 ) -> int:
     host, port = listener.getsockname()[:2]
     specs = expert_specs(registry, run_dir)
-    if settings.redis_url is None:
-        specs.append(cache_spec(run_dir))
+    cache = [] if settings.redis_url else [cache_spec(run_dir)]
     metrics_dir = run_dir / "metrics"
     metrics_dir.mkdir()
     environ = {
-        "COE_CONFIG": str(settings.config.resolve()),
+        "COE_CONFIG": str(registry.path),
         "COE_RUN_DIR": str(run_dir),
         "COE_LOG_LEVEL": settings.log_level,
         "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir),
@@ -103,22 +117,42 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with Supervisor(run_dir) as supervisor:
-        supervisor.start([*specs, *workers])
-        say(f"starting {len(specs)} local processes and {len(workers)} worker(s) ...")
+    async with Supervisor(run_dir) as supervisor, _keeper(settings, run_dir, supervisor) as keeper:
+        say(f"starting {len(specs + cache)} local processes and {len(workers)} worker(s) ...")
+        supervisor.start(cache)
+        keeper.begin(registry, text, specs)
+        if settings.redis_url is not None:
+            await keeper.follow()  # replicas may have a newer version than our file
+        supervisor.start(workers)
+        keeping = asyncio.create_task(keeper.run())
         ready = asyncio.create_task(_announce(host, port, say))
         ready.add_done_callback(lambda _: supervisor.settle())
         stopped = asyncio.create_task(stopping.wait())
         failed = asyncio.create_task(supervisor.failed())
         await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
         code = failed.result() if failed.done() else 0
-        for task in (ready, stopped, failed):
+        for task in (ready, stopped, failed, keeping):
             task.cancel()
         say("stopping: open answers are finished first ...")
         listener.close()  # new clients are refused instead of kept waiting
         await supervisor.stop(WORKER, settings.drain_timeout_s + STOP_SLACK_S)
     say("stopped")
     return code
+
+
+@asynccontextmanager
+async def _keeper(
+    settings: Settings, run_dir: Path, supervisor: Supervisor
+) -> AsyncIterator[Keeper]:
+    url = settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir)
+    redis = connect(url, REDIS_TIMEOUT_MS)
+    path = settings.config.absolute()
+    store = VersionStore(redis, path.name)
+    linger_s = settings.drain_timeout_s
+    try:
+        yield Keeper(path, run_dir, supervisor, store, os.environ, linger_s)
+    finally:
+        await redis.aclose()
 
 
 async def _announce(host: str, port: int, say: Callable[[str], None]) -> None:

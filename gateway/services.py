@@ -12,8 +12,10 @@ from gateway.accounting import Ledger
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.link import Link
 from gateway.composition import Composition
+from gateway.guard import Guards
 from gateway.keys import KeyStore
 from gateway.limits import Limits
+from gateway.live.follower import Follower
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planner import Planner
@@ -33,6 +35,8 @@ class Services:
     """
 
     settings: Settings
+    follower: Follower
+    guards: Guards
     planner: Planner
     pipeline: Pipeline
     backend: OpenAIBackend
@@ -48,6 +52,11 @@ class Services:
     def composition(self) -> Composition:
         """What requests are planned with now: it may be another one for the next request."""
         return self.planner.composition
+
+    def swap(self, composition: Composition) -> None:
+        """Plan the next requests with another composition; those under way keep theirs."""
+        self.planner.composition = composition
+        self.guards.keep(composition.registry.values())
 
 
 def services_of(request: Request) -> Services:

@@ -37,9 +37,7 @@ def load_router(folder: Path) -> StoredRouter:
     ArtifactError
         The folder is missing, broken, or not an artifact.
     """
-    card = read_card(folder)
-    for name, sha256 in card.files.items():
-        _check_file(folder / name, sha256)
+    card = checked_card(folder)
     router = _load(folder, card)
     if router.version != card.version:
         raise _error(
@@ -83,6 +81,20 @@ def read_card(folder: Path) -> Card:
         raise _error(path, "must be a router card", str(error)) from error
     if card.type not in router_types():
         raise _error(path, f"type must be one of {', '.join(router_types())}", repr(card.type))
+    return card
+
+
+def checked_card(folder: Path) -> Card:
+    """Read ``router.json`` and check that every file is the one it names, without loading any.
+
+    Raises
+    ------
+    ArtifactError
+        A file is missing or not what it must be.
+    """
+    card = read_card(folder)
+    for name, sha256 in card.files.items():
+        _check_file(folder / name, sha256)
     return card
 
 

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from gateway.composition import label
 from gateway.errors import CacheError, ExpertError
 from gateway.experts import Expert
+from gateway.live.follower import Follower
 from gateway.services import Services, services_of
 from gateway.supervisor.plan import process_of
 
@@ -30,7 +31,8 @@ async def healthz() -> dict[str, str]:
 async def readyz(request: Request) -> JSONResponse:
     """Say whether every local expert is up; what is not, and why. 503 until then.
 
-    The cache is reported and not waited for: requests go on without it.
+    The cache is reported and not waited for: requests go on without it. An edit of the experts that
+    was refused is reported too: they are served as they were.
     """
     services = services_of(request)
     local = services.composition.registry.local_weights
@@ -42,6 +44,7 @@ async def readyz(request: Request) -> JSONResponse:
         "routers": [label(router) for router in services.composition.routers],
         "experts": experts,
         "cache": await _cache_state(services),
+        "config": _config_state(services.follower),
     }
     return JSONResponse(shown, status_code=200 if ready else 503)
 
@@ -53,6 +56,11 @@ async def _expert_state(services: Services, expert: Expert) -> str:
     except ExpertError as error:
         return services.children().get(process_of(expert)) or error.message
     return "ok"
+
+
+def _config_state(follower: Follower) -> dict[str, Any]:
+    live = follower.live
+    return {"version": live.number, "digest": live.digest, "error": follower.error}
 
 
 async def _cache_state(services: Services) -> str:
@@ -70,5 +78,7 @@ async def metrics(request: Request) -> Response:
     best_b = services.composition.best_single_params_b
     services.metrics.resident_params_b.set(services.composition.registry.resident_params_b)
     services.metrics.best_single_params_b.set(math.nan if best_b is None else best_b)
+    services.metrics.config_version.set(services.follower.live.number)
+    services.metrics.config_errors.set(services.follower.n_refused)
     body: Any = services.metrics.render()
     return Response(body, media_type="text/plain; version=0.0.4")

@@ -20,6 +20,7 @@ from gateway.dispatch import Dispatcher
 from gateway.errors import GatewayError
 from gateway.experts import Expert
 from gateway.keys import Caller
+from gateway.live.state import Live, write_live
 from gateway.logs import JsonFormatter
 from gateway.pipeline import Call, Pipeline
 from gateway.protocol import parse_chat_request
@@ -36,6 +37,7 @@ def with_app(
         tmp_path / "experts.yaml", [{"name": "only", "base_url": NOBODY_URL}], {}
     )
     nowhere = f"unix://{tmp_path}/nowhere"
+    write_live(tmp_path, Live(1, 1, config.read_text()))
     app = create_app(load_settings(config=config, run_dir=tmp_path, redis_url=nowhere), {})
 
     def client(address: str = "127.0.0.1") -> httpx.AsyncClient:

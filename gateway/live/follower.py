@@ -1,0 +1,106 @@
+"""In a worker: serve what the parent says, from one request to the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gateway.backends.ask import ExpertAsk
+from gateway.composition import Composition, compose
+from gateway.config import parse_experts_file
+from gateway.errors import ConfigError
+from gateway.experts import Expert, ExpertRegistry, check_keys
+from gateway.live.state import Live, read_live, stamp_of
+from gateway.supervisor.plan import socket_of
+
+PERIOD_S = 0.1
+WARM_UP = ("Hello, how are you?", "Wie geht es dir heute, mein Freund?")
+"""Classified before the first request comes: what loads on first use is loaded then."""
+
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Holds the composition that is served, and takes over another one when there is one.
+
+    Parameters
+    ----------
+    run_dir : Path
+        Where the parent writes what to serve.
+    path : Path
+        The experts file: relative paths in it start from its folder.
+    environ : Mapping of str to str
+        Where keys are read that experts name by ``api_key_env``.
+
+    Attributes
+    ----------
+    live : Live
+        What is served now.
+    composition : Composition
+        Made of it.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be served.
+    """
+
+    def __init__(self, run_dir: Path, path: Path, environ: Mapping[str, str]) -> None:
+        self._run_dir = run_dir
+        self._path = path
+        self._environ = environ
+        self._stamp = stamp_of(run_dir)
+        self._said = self.live = read_live(run_dir)
+        self._failure: str | None = None
+        self._n_failures = 0
+        self.composition = self._composed(self.live, None)
+
+    @property
+    def error(self) -> str | None:
+        """Why the last edit is not served; None when it is."""
+        return self._failure or self._said.error
+
+    @property
+    def n_refused(self) -> int:
+        """Edits that were refused since the gateway, or this worker of it, started."""
+        return self._said.n_refused + self._n_failures
+
+    async def run(self, swap: Callable[[Composition], None]) -> None:
+        """Call `swap` with each composition that takes over, until cancelled."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            stamp = stamp_of(self._run_dir)
+            if stamp != self._stamp:
+                self._stamp = stamp
+                await self._take(read_live(self._run_dir), swap)
+
+    async def _take(self, said: Live, swap: Callable[[Composition], None]) -> None:
+        before, self._said = self.live.generation, said
+        if said.generation != before:
+            try:
+                composition = await asyncio.to_thread(self._composed, said, self.composition)
+            except ConfigError as error:
+                self._failure = str(error)
+                self._n_failures += 1
+                fields = {"version": said.number, "why": self._failure}
+                _log.error("experts not taken over", extra={"fields": fields})
+                return
+            self.composition = composition
+            swap(composition)
+        self._failure, self.live = None, said
+
+    def _composed(self, live: Live, before: Composition | None) -> Composition:
+        registry = ExpertRegistry(parse_experts_file(live.text, self._path.name), self._path)
+        check_keys(registry, self._environ)
+        composition = compose(registry, self._ask, before)
+        if before is None or composition.trained is not before.trained:
+            composition.routers[-1].predict_proba(WARM_UP)
+        return composition
+
+    def _ask(self, expert: Expert, timeout_s: float) -> ExpertAsk:
+        key = self._environ[expert.api_key_env] if expert.api_key_env else None
+        is_local = expert.backend == "local"
+        socket_path = socket_of(self._run_dir, expert) if is_local else None
+        return ExpertAsk(expert, socket_path, key, timeout_s)

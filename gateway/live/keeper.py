@@ -1,0 +1,316 @@
+"""Keeps what one gateway serves level with its experts file and with its replicas.
+
+It runs in the parent of a gateway's processes. The rule, see ``gateway/design.md``: a change on
+disk becomes the newest version; the newest version in Redis is what every replica serves and, where
+it can, writes to its own file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gateway.backends.openai_http import OpenAIBackend
+from gateway.composition import checked_registry
+from gateway.errors import (
+    CacheError,
+    ConfigError,
+    ExpertError,
+    ExpertTimeoutError,
+    ExpertUnavailableError,
+)
+from gateway.experts import Expert, ExpertRegistry
+from gateway.live.files import replace_text
+from gateway.live.state import Live, write_live
+from gateway.live.versions import Version, VersionStore, digest_of
+from gateway.live.watch import Glance, Signature, artifacts_of, glance
+from gateway.supervisor.child import ChildSpec
+from gateway.supervisor.plan import EXPERT, expert_specs, process_of
+from gateway.supervisor.supervisor import Supervisor
+
+PERIOD_S = 0.25
+"""Between two looks, in seconds; a change is taken when two looks saw the same of it."""
+RETRY_S = 5.0
+"""After which an edit that was refused is tried again: its reason may have passed."""
+LOAD_TIMEOUT_S = 600.0
+ANSWER_TIMEOUT_S = 1.0
+FILE, REPLICAS, ARTIFACTS, UNREADABLE = "file", "replicas", "artifacts", "unreadable"
+"""Where an edit that was refused came from."""
+
+_log = logging.getLogger(__name__)
+
+
+class Keeper:
+    """See above.
+
+    Parameters
+    ----------
+    path : Path
+        The experts file.
+    run_dir : Path
+        Where the workers are told what to serve.
+    supervisor : Supervisor
+        Runs the local experts.
+    store : VersionStore
+        Shared with the replicas.
+    environ : Mapping of str to str
+        Where keys are read that experts name by ``api_key_env``.
+    linger_s : float
+        How long a local expert that is not needed any more may finish its answers, in seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        run_dir: Path,
+        supervisor: Supervisor,
+        store: VersionStore,
+        environ: Mapping[str, str],
+        linger_s: float,
+    ) -> None:
+        self._path = path
+        self._run_dir = run_dir
+        self._supervisor = supervisor
+        self._store = store
+        self._environ = environ
+        self._linger_s = linger_s
+        self._backend = OpenAIBackend(run_dir, environ)
+        self._errors: dict[str, str] = {}
+        self._retry_at_s: dict[str, float] = {}
+        self._retired: dict[str, float] = {}
+        self._lagging: set[str] = set()
+        self._last: Glance | None = None
+        self._is_new, self._unpublished = True, False
+
+    def begin(self, registry: ExpertRegistry, text: str, specs: Sequence[ChildSpec]) -> None:
+        """Serve the text of the file, already checked, with its local experts."""
+        self._registry, self._disk_text = registry, text
+        self._artifacts = artifacts_of(registry)
+        self._supervisor.start(specs)
+        self._live = Live(1, 0, text)
+        write_live(self._run_dir, self._live)
+
+    async def run(self) -> None:
+        """Keep level until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(PERIOD_S)
+                try:
+                    await self.follow()
+                    await self._look()
+                    await self._stop_retired()
+                except Exception:
+                    _log.error("bug", exc_info=True)
+        finally:
+            await self._backend.aclose()
+
+    # replicas
+
+    async def follow(self) -> None:
+        """Take the newest version, or make ours the newest; without Redis nothing happens."""
+        try:
+            current = await self._store.current()
+            if self._is_new:
+                self._unpublished |= not await self._is_stale(current)
+                self._is_new = False
+            behind = current is None or current.number < self._live.number
+            if self._unpublished or current is None or behind:
+                current = await self._store.publish(
+                    self._live.text, FILE, least_number=max(1, self._live.number)
+                )
+                self._unpublished = False
+            if current.text == self._live.text:
+                self._in_step(current)
+            elif self._may_try(REPLICAS, current.text):
+                await self._take(current)
+        except CacheError:
+            return  # the workers report the state of Redis
+
+    async def _is_stale(self, current: Version | None) -> bool:
+        """Whether the file that we started with is an older version of what replicas serve."""
+        digest = self._live.digest
+        if current is None or current.digest == digest:
+            return False
+        return await self._store.was_current(digest)
+
+    def _in_step(self, current: Version) -> None:
+        found = self._errors.pop(REPLICAS, None)
+        if found is not None or self._live.number != current.number:
+            self._tell(self._live.generation, current.number, self._live.text)
+
+    async def _take(self, version: Version) -> None:
+        if not await self._apply(REPLICAS, version.text, version.number, forced=version.forced):
+            return
+        if FILE in self._errors or not await self._is_old(self._path):
+            return  # the file holds an edit of its own: that is not overwritten
+        try:
+            await asyncio.to_thread(replace_text, self._path, version.text)
+        except OSError as error:
+            self._lagging.add(version.digest)
+            _log.info("experts file not rewritten", extra={"fields": {"why": str(error)}})
+        else:
+            self._disk_text = version.text
+
+    async def _is_old(self, path: Path) -> bool:
+        """Whether the file still holds what we know, or what a replica on the same disk wrote."""
+        text = (await asyncio.to_thread(glance, path, self._registry)).text
+        if text is None or text == self._disk_text:
+            return text is not None
+        return await self._store.was_current(digest_of(text))
+
+    # disk
+
+    async def _look(self) -> None:
+        """Take a change on disk, once it is whole."""
+        seen = await asyncio.to_thread(glance, self._path, self._registry)
+        steady, self._last = seen == self._last, seen
+        if not steady:
+            return
+        if seen.text is None:
+            self._refuse(UNREADABLE, "", seen.fault)
+            return
+        if self._errors.pop(UNREADABLE, None) is not None:
+            self._tell(self._live.generation, self._live.number, self._live.text)
+        changed, self._disk_text = seen.text != self._disk_text, seen.text
+        if changed or (FILE in self._errors and self._may_try(FILE, seen.text)):
+            await self._take_edit(seen.text)
+        elif seen.artifacts != self._artifacts or (
+            ARTIFACTS in self._errors and self._may_try(ARTIFACTS, self._live.text)
+        ):
+            self._artifacts = seen.artifacts
+            await self._apply(ARTIFACTS, self._live.text, self._live.number)
+
+    async def _take_edit(self, text: str) -> None:
+        digest = digest_of(text)
+        if digest in self._lagging:
+            self._lagging.discard(digest)  # a read-only copy that comes after the replicas' word
+        elif text == self._live.text:
+            if self._errors.pop(FILE, None) is not None:
+                self._tell(self._live.generation, self._live.number, text)
+        elif await self._apply(FILE, text, self._live.number + 1):
+            self._unpublished = True
+            await self.follow()
+
+    # both
+
+    def _may_try(self, source: str, text: str) -> bool:
+        return time.monotonic() >= self._retry_at_s.get(source + digest_of(text), 0.0)
+
+    async def _apply(self, source: str, text: str, number: int, *, forced: bool = False) -> bool:
+        """Check an edit and have the workers serve it; False when it is refused."""
+        try:
+            registry, artifacts, specs = await asyncio.to_thread(self._checked, text)
+            if not forced:
+                await self._check_answers(registry)
+            await self._start(registry, specs)
+        except ConfigError as error:
+            self._refuse(source, text, str(error))
+            return False
+        self._retry_at_s.clear()
+        self._errors.pop(source, None)
+        self._registry, self._artifacts = registry, artifacts
+        self._retire(specs)
+        self._tell(self._live.generation + 1, number, text)
+        _log.info("experts changed", extra={"fields": {"version": number, "source": source}})
+        return True
+
+    def _checked(self, text: str) -> tuple[ExpertRegistry, Signature, list[ChildSpec]]:
+        registry = checked_registry(text, self._path, self._environ)
+        return registry, artifacts_of(registry), expert_specs(registry, self._run_dir)
+
+    def _refuse(self, source: str, text: str, error: str) -> None:
+        self._retry_at_s[source + digest_of(text)] = time.monotonic() + RETRY_S
+        if self._errors.get(source) == error:
+            return
+        self._errors[source] = error
+        fields = {"source": source, "why": error}
+        _log.error("edit of the experts refused, nothing changed", extra={"fields": fields})
+        live = self._live
+        self._tell(live.generation, live.number, live.text, n_refused=live.n_refused + 1)
+
+    def _tell(
+        self, generation: int, number: int, text: str, *, n_refused: int | None = None
+    ) -> None:
+        error = "\n".join(self._errors.values()) or None
+        counted = self._live.n_refused if n_refused is None else n_refused
+        self._live = Live(generation, number, text, error, counted)
+        write_live(self._run_dir, self._live)
+
+    async def _check_answers(self, registry: ExpertRegistry) -> None:
+        """Refuse experts of which none answers, while one of those being served does."""
+        if await self._any_answers(registry) or not await self._any_answers(self._registry):
+            return
+        raise ConfigError(
+            f"{self._path.name}: at least one expert must answer; none does. Start one of them and "
+            "it is served, or force it: PUT /admin/experts/NAME?force=true, or a restart"
+        )
+
+    async def _any_answers(self, registry: ExpertRegistry) -> bool:
+        asking = [asyncio.create_task(self._answers(expert)) for expert in registry.values()]
+        try:
+            for first in asyncio.as_completed(asking):
+                if await first:
+                    return True
+            return False
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _answers(self, expert: Expert) -> bool:
+        if expert.base_url is None:  # run by the gateway itself, or a provider without an address
+            return True
+        try:
+            await self._backend.get(expert, "models", ANSWER_TIMEOUT_S)
+        except (ExpertUnavailableError, ExpertTimeoutError):
+            return False
+        except ExpertError:
+            pass  # it answers, though not with a list of models
+        return True
+
+    # local experts
+
+    async def _start(self, registry: ExpertRegistry, specs: Sequence[ChildSpec]) -> None:
+        """Start the local experts that do not run yet and wait until they are up."""
+        new = [spec for spec in specs if spec.name not in self._supervisor.names]
+        self._supervisor.start(new)
+        names = {spec.name for spec in new}
+        experts = [e for e in registry.local_weights.values() if process_of(e) in names]
+        try:
+            await asyncio.gather(*(self._wait_until_up(expert) for expert in experts))
+        except ConfigError:
+            for name in names:
+                await self._supervisor.stop(name)
+            raise
+
+    async def _wait_until_up(self, expert: Expert) -> None:
+        deadline_s = time.monotonic() + LOAD_TIMEOUT_S
+        while True:
+            try:
+                await self._backend.get(expert, "models", ANSWER_TIMEOUT_S)
+            except ExpertError:
+                await asyncio.sleep(PERIOD_S)
+            else:
+                return
+            state = self._supervisor.state(process_of(expert))
+            if state.startswith("restarting") or time.monotonic() > deadline_s:
+                raise ConfigError(f"expert {expert.name!r} does not start: {state}")
+            if glance(self._path, self._registry).text not in {None, self._disk_text}:
+                raise ConfigError("overtaken by another edit before its local experts were up")
+
+    def _retire(self, specs: Sequence[ChildSpec]) -> None:
+        wanted = {spec.name for spec in specs}
+        for name in self._supervisor.names:
+            if name in wanted:
+                self._retired.pop(name, None)
+            elif name.startswith(EXPERT):
+                self._retired.setdefault(name, time.monotonic() + self._linger_s)
+
+    async def _stop_retired(self) -> None:
+        for name, due_s in list(self._retired.items()):
+            if time.monotonic() >= due_s:
+                del self._retired[name]
+                await self._supervisor.stop(name)
