@@ -18,7 +18,7 @@ from eval.failover.wire import FAULTY, HEALTHY, N_PIECES, ROLES, Orders
 Grade = Literal["pass", "safe", "fail"]
 SETTLE_S = 40.0
 """Longest wait until a gateway asks the faulty upstream again, after it has failed."""
-FIRST_S = 5.0
+FIRST_S = 2.0
 """The same before it has failed for the first time."""
 
 

@@ -75,9 +75,9 @@ class Tally:
         fault = orders.faults[FAULTY]
         self.faults[fault] += fault != OK
         self.latencies_s.append(seen.elapsed_s)
-        foreign = set(seen.text.split()) - set("".join(orders.pieces()).split())
+        foreign = [piece for piece in seen.text.split() if not piece.startswith(orders.nonce)]
         if foreign:
-            self.mixed_up.append(f"{fault}: {orders.nonce} got {sorted(foreign)[:3]}")
+            self.mixed_up.append(f"{fault}: {orders.nonce} got {foreign[:3]}")
         elif not (seen.text == orders.answer() and seen.finish_reason == "stop" and seen.ended()):
             self.lost.append(f"{fault}: {seen}"[:500])
 
