@@ -4,6 +4,7 @@
 
     GatewayError                     500 api_error
     ├── InvalidRequestError          400 invalid_request_error
+    │   ├── RequestTimeoutError      408 invalid_request_error  request_timeout
     │   ├── BodyTooLargeError        413 invalid_request_error  request_too_large
     │   ├── NotFoundError            404 invalid_request_error
     │   ├── ModelNotFoundError       404 invalid_request_error  model_not_found
@@ -77,6 +78,13 @@ class InvalidRequestError(GatewayError):
 
     status = 400
     type = "invalid_request_error"
+
+
+class RequestTimeoutError(InvalidRequestError):
+    """The request body came too slowly."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class BodyTooLargeError(InvalidRequestError):

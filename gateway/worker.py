@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import socket
 import sys
+from functools import partial
 
 from gateway.errors import ConfigError
 from gateway.logs import json_logging
@@ -22,6 +23,7 @@ def main() -> None:
     with json_logging(settings.log_level):
         try:
             from gateway.app import create_app
+            from gateway.wire import BoundedProtocol
 
             app = create_app(settings)
             gc.collect()
@@ -32,7 +34,8 @@ def main() -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="httptools",
+            # a class in the eyes of uvicorn, which calls it
+            http=partial(BoundedProtocol, client_timeout_s=settings.client_timeout_s),  # type: ignore[arg-type]
             lifespan="on",
             log_config=None,
             log_level="warning",

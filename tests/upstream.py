@@ -107,6 +107,7 @@ OTHER_BODIES = {
     "toolong": (400, "application/json", b'{"error": {"code": "context_length_exceeded"}}'),
     "garbage": (200, "application/json", b'{"choices": ['),
     "page": (200, "text/html", b"<html>It works!</html>"),
+    "oddtype": (400, "text/тип", b"{}"),
 }
 """What is answered, status, type and body, in place of a completion."""
 
@@ -237,6 +238,9 @@ class Upstream:
             while True:
                 await response.write(chunk({"content": "x"}))
                 await asyncio.sleep(0.02)
+        elif kind == "flood":
+            while True:
+                await response.write(chunk({"content": "x" * 100_000}))
         elif kind == "stalled":
             await asyncio.sleep(30)
         elif kind in LAST_EVENTS:

@@ -1,10 +1,16 @@
-"""Read a request body within a limit."""
+"""Read a request body within limits of size and time."""
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.requests import Request
 
-from gateway.errors import BodyTooLargeError
+from gateway.errors import BodyTooLargeError, RequestTimeoutError
+from gateway.services import services_of
+
+LEAST_BYTES_PER_S = 100_000
+"""A long body may take longer than the client's timeout if it comes this fast on average."""
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
@@ -14,17 +20,27 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     ------
     BodyTooLargeError
         As soon as more than `limit_bytes` are announced or have come.
+    RequestTimeoutError
+        When it comes too slowly.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes:
         raise _too_large(limit_bytes)
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit_bytes:
-            raise _too_large(limit_bytes)
-        parts.append(part)
+    deadline_s = asyncio.get_running_loop().time() + services_of(request).settings.client_timeout_s
+    try:
+        async with asyncio.timeout_at(deadline_s) as limit:
+            async for part in request.stream():
+                size += len(part)
+                if size > limit_bytes:
+                    raise _too_large(limit_bytes)
+                parts.append(part)
+                limit.reschedule(deadline_s + size / LEAST_BYTES_PER_S)
+    except TimeoutError as error:
+        raise RequestTimeoutError(
+            "The request body did not come in time (COE_CLIENT_TIMEOUT_S)."
+        ) from error
     return b"".join(parts)
 
 

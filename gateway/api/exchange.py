@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import cast
 
@@ -71,7 +72,7 @@ class _HttpSink:
         self._send = send
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
-        raw = [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers.items()]
+        raw = [(name.encode("ascii"), _printable(value)) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, data: bytes) -> None:
@@ -107,6 +108,11 @@ class Exchange(Response):
             answering.uncancel()
         finally:
             leaving.cancel()
+
+
+def _printable(value: str) -> bytes:
+    """Return a header's value; what an expert put into it that may not be there becomes ``?``."""
+    return re.sub(rb"[^\t\x20-\x7e\x80-\xff]", b"?", value.encode("latin-1", "replace"))
 
 
 async def _cancel_when_left(receive: Receive, answering: asyncio.Task[None]) -> None:
