@@ -75,7 +75,8 @@ class Tally:
         fault = orders.faults[FAULTY]
         self.faults[fault] += fault != OK
         self.latencies_s.append(seen.elapsed_s)
-        foreign = [piece for piece in seen.text.split() if not piece.startswith(orders.nonce)]
+        n_chars = len(orders.nonce)  # the last piece may be cut
+        foreign = [p for p in seen.text.split() if not orders.nonce.startswith(p[:n_chars])]
         if foreign:
             self.mixed_up.append(f"{fault}: {orders.nonce} got {foreign[:3]}")
         elif not (seen.text == orders.answer() and seen.finish_reason == "stop" and seen.ended()):
