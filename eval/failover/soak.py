@@ -29,6 +29,8 @@ from eval.failover.systems import coe_command, environ
 from eval.failover.wire import FAULTY, OK, Orders
 from routers.progress import Progress, silent
 
+TIMEOUT_S = {"connect": 5, "first_token": 8, "idle": 8, "total": 15}
+"""Generous: a machine that is busy for a moment is no fault of an upstream."""
 N_CLIENTS = 16
 CAPACITY_S = 10.0
 """How long the capacity is measured."""
@@ -173,7 +175,7 @@ async def soak(minutes: float, workers: int, progress: Progress = silent) -> dic
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         async with upstreams((0, 0)) as ups:
-            command, target, probe_url = coe_command(ups, folder, workers)
+            command, target, probe_url = coe_command(ups, folder, workers, timeout_s=TIMEOUT_S)
             quiet = environ(COE_LOG_LEVEL="WARNING")
             async with (
                 gateway(command, quiet, probe_url, folder) as pid,

@@ -89,11 +89,20 @@ def _coe(ups: Mapping[str, Upstream], folder: Path, _: Path) -> tuple[list[str],
 
 
 def coe_command(
-    ups: Mapping[str, Upstream], folder: Path, workers: int = 1
+    ups: Mapping[str, Upstream],
+    folder: Path,
+    workers: int = 1,
+    **keys: Any,  # noqa: ANN401
 ) -> tuple[list[str], Target, str]:
-    """Return how this gateway is started, how it is asked, and what answers once it is ready."""
+    """Return how this gateway is started, how it is asked, and what answers once it is ready.
+
+    Parameters
+    ----------
+    **keys
+        Further keys of both experts.
+    """
     config = folder / "experts.yaml"
-    config.write_text(json.dumps(coe_config(ups)), encoding="utf-8")  # JSON is YAML
+    config.write_text(json.dumps(coe_config(ups, **keys)), encoding="utf-8")  # JSON is YAML
     port = _free_port()
     flags = ["--config", str(config), "--workers", str(workers), "--port", str(port)]
     target = Target(f"coe {version('coe-gateway')}", _url(port), "auto")
