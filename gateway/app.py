@@ -14,18 +14,25 @@ from pathlib import Path
 from uuid import uuid4
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.accounting import RedisLedger
-from gateway.api import admin, health, keys, messages, openai, route
+from gateway.api import admin, health, keys, messages, openai, responses, route
 from gateway.api.direct import DirectRoutes
-from gateway.api.failures import on_bug, on_gateway_error, on_http_error
+from gateway.api.failures import (
+    on_bug,
+    on_gateway_error,
+    on_http_error,
+    on_invalid_parameter,
+)
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.answers import AnswerCache
 from gateway.cache.choices import RedisChoiceCache
 from gateway.cache.link import Link, connect
+from gateway.cache.responses import Responses
 from gateway.cache.sessions import RedisSessions
 from gateway.dispatch import Dispatcher
 from gateway.errors import ConfigError, GatewayError
@@ -85,8 +92,9 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     app.add_middleware(AnswerHeaders)
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(Exception, on_bug)
-    for surface in (openai, messages, route, admin, keys, health):
+    for surface in (openai, messages, responses, route, admin, keys, health):
         app.include_router(surface.router)
     return app
 
@@ -122,6 +130,7 @@ def _services(
         cache=link,
         keys=KeyStore(link),
         limits=limits,
+        responses=Responses(link),
         ledger=ledger,
         metrics=metrics,
         children=_children_of(run_dir),

@@ -29,7 +29,7 @@ from gateway.relay_native import read_native
 _log = logging.getLogger(__name__)
 
 _READ = {CHAT: read_body, COMPLETIONS: read_body, EMBEDDINGS: read_embeddings}
-_READ |= {"messages": read_native}
+_READ |= {"messages": read_native, "responses": read_native}
 _TOO_LONG = re.compile(
     rb"context_length_exceeded|exceed_context_size|maximum context length|prompt is too long"
 )

@@ -6,6 +6,7 @@
     ├── InvalidRequestError          400 invalid_request_error
     │   ├── RequestTimeoutError      408 invalid_request_error  request_timeout
     │   ├── BodyTooLargeError        413 invalid_request_error  request_too_large
+    │   ├── ResponseGoneError        400 invalid_request_error  previous_response_not_found
     │   ├── NotFoundError            404 invalid_request_error
     │   ├── ModelNotFoundError       404 invalid_request_error  model_not_found
     │   └── ContextLengthError       400 invalid_request_error  context_length_exceeded
@@ -14,6 +15,7 @@
     ├── RateLimitError               429 rate_limit_error       rate_limit_exceeded
     │   └── QuotaError               429 rate_limit_error       insufficient_quota
     ├── KeysUnavailableError         503 api_error              keys_unavailable
+    ├── StateUnavailableError        503 api_error              state_unavailable
     └── ExpertError                  502 api_error              expert_failed
         ├── ExpertMisusedError       502 api_error              expert_misconfigured
         ├── ExpertBusyError          429 rate_limit_error       expert_busy
@@ -94,6 +96,12 @@ class BodyTooLargeError(InvalidRequestError):
     code = "request_too_large"
 
 
+class ResponseGoneError(InvalidRequestError):
+    """The response that a request goes on with is not stored, or no longer."""
+
+    code = "previous_response_not_found"
+
+
 class NotFoundError(InvalidRequestError):
     """There is no such thing."""
 
@@ -147,6 +155,13 @@ class KeysUnavailableError(GatewayError):
 
     status = 503
     code = "keys_unavailable"
+
+
+class StateUnavailableError(GatewayError):
+    """What was stored for a client cannot be read just now."""
+
+    status = 503
+    code = "state_unavailable"
 
 
 class ExpertError(GatewayError):

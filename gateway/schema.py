@@ -19,7 +19,9 @@ from pydantic import (
 )
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-Capability = Literal["tools", "json_schema", "vision", "audio", "embeddings", "messages"]
+Capability = Literal[
+    "tools", "json_schema", "vision", "audio", "embeddings", "messages", "responses"
+]
 Billions = Annotated[float, Field(gt=0, le=100_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 _VLLM_FLAGS_OF_OURS = {"--api-key", "--host", "--max-model-len", "--port", "--revision"}

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from gateway.accounting import Ledger
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.link import Link
+from gateway.cache.responses import Responses
 from gateway.composition import Composition
 from gateway.guard import Guards
 from gateway.keys import KeyStore
@@ -43,6 +44,7 @@ class Services:
     cache: Link
     keys: KeyStore
     limits: Limits
+    responses: Responses
     ledger: Ledger
     metrics: Metrics
     children: Callable[[], Mapping[str, str]]

@@ -92,6 +92,7 @@ def script_in(body: Asked) -> Any:
     """Return the JSON in the first message, or in the first item of an input, that is a text."""
     asked = json.loads(bytes(body.messages)) or json.loads(bytes(body.input))
     texts = [asked] if isinstance(asked, str) else [item.get("content") for item in asked]
+    texts += [text[0].get("text") for text in texts if isinstance(text, list)]
     return next(json.loads(text) for text in texts if isinstance(text, str) and text[:1] == "{")
 
 
@@ -111,7 +112,8 @@ OTHER_BODIES = {
 }
 """What is answered, status, type and body, in place of a completion."""
 
-PATHS = ("chat/completions", "completions", "embeddings", "messages", "messages/count_tokens")
+PATHS = ("chat/completions", "completions", "embeddings", "messages")
+PATHS += ("messages/count_tokens", "responses")
 VECTORS = {
     "object": "list",
     "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -1.5]}],

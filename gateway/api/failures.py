@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping
 
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -32,6 +33,16 @@ async def on_http_error(request: Request, error: Exception) -> Response:
         raise error
     message = f"{error.detail}: {request.method} {request.url.path[:200]}."
     return _shaped(request, InvalidRequestError(message), error.status_code, error.headers)
+
+
+async def on_invalid_parameter(request: Request, error: Exception) -> Response:
+    """Answer a query that is not of its type in the same form as every other error."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    refused = InvalidRequestError(f"'{name}': {first['msg']}.", param=name)
+    return _shaped(request, refused, refused.status, {})
 
 
 async def on_bug(request: Request, error: Exception) -> Response:

@@ -11,7 +11,8 @@ from gateway.api.body import read_body
 from gateway.api.exchange import JSON_BODY, answer
 from gateway.auth import authenticate
 from gateway.backends.base import UpstreamRequest
-from gateway.dialects.messages import PATH, Messages, estimate_tokens
+from gateway.dialects.messages import PATH, Messages
+from gateway.dialects.tokens import estimate_tokens
 from gateway.errors import ExpertError
 from gateway.experts import Expert
 from gateway.pipeline import upstream_request

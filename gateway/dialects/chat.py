@@ -41,6 +41,12 @@ class Said(msgspec.Struct):
         return self.reasoning_content or self.reasoning or ""
 
 
+class Logprobs(msgspec.Struct):
+    """Of the tokens of a choice, or of the part of one that a chunk adds."""
+
+    content: list[dict[str, Any]] | None = None
+
+
 class Choice(msgspec.Struct):
     """One choice; dialects know one only, so the others are passed over."""
 
@@ -48,6 +54,7 @@ class Choice(msgspec.Struct):
     message: Said | None = None
     delta: Said | None = None
     finish_reason: str | None = None
+    logprobs: Logprobs | None = None
     stop_reason: int | str | None = None
     """The stop sequence that was met, as vLLM tells it."""
 

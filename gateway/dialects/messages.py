@@ -19,9 +19,7 @@ from gateway.dialects.messages_answer import MessagesSink
 from gateway.dialects.messages_input import chat_messages, system_text
 from gateway.errors import InvalidRequestError
 from gateway.experts import Expert
-from gateway.planner import LIKELY_CHARS_PER_TOKEN, count_chars
 from gateway.protocol import (
-    ChatRequest,
     Model,
     Tokens,
     decode_fields,
@@ -39,7 +37,6 @@ _OWN |= {"context_management", "diagnostics", "inference_geo", "mcp_servers", "s
 _OWN |= {"speed", "user_profile_id", "workspace_id", "betas"}
 """Fields of this API; any other one goes to the expert as it is."""
 _EFFORTS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
-_PICTURE_TOKENS = 1600
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -209,15 +206,3 @@ def _native_body(
         given = [{"type": "text", "text": system}] if isinstance(system, str) else system or []
         changed["system"] = [{"type": "text", "text": expert.system_prompt}, *given]
     return encode_fields({**fields, **changed})
-
-
-def estimate_tokens(request: ChatRequest) -> int:
-    """Return about how many tokens a request takes, rather too many than too few."""
-    tools = len(bytes(request.fields.get("tools", b"")))
-    calls = sum(len(str(message.get("tool_calls") or "")) for message in request.messages)
-    chars = count_chars(request.messages) + tools + calls
-    contents = [message.get("content") for message in request.messages]
-    parts = [part for content in contents if isinstance(content, list) for part in content]
-    pictures = len([part for part in parts if part["type"] != "text"])
-    n_messages = len(request.messages)
-    return int(chars / LIKELY_CHARS_PER_TOKEN) + pictures * _PICTURE_TOKENS + n_messages * 4

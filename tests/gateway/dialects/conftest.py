@@ -11,6 +11,7 @@ import pytest
 from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
 
 CODE = "Write a Python function that reverses a string"
+ADMIN_KEY = "admin-key-5b"
 ALL = ["tools", "json_schema", "vision"]
 
 
@@ -25,14 +26,14 @@ def gateway(
         {
             "name": "native",
             "model": "script",
-            "capabilities": [*ALL, "messages"],
+            "capabilities": [*ALL, "messages", "responses"],
             "api_key_env": "NATIVE_KEY",
             **url,
         },
         {
             "name": "virtual",
             "model": "script",
-            "capabilities": ["messages"],
+            "capabilities": ["messages", "responses"],
             "system_prompt": "Be terse.",
             **url,
         },
@@ -43,7 +44,7 @@ def gateway(
     ]
     mapping = {"coding": ["cut", "good"], "math": ["script"]}
     config = write_experts(folder / "experts.yaml", experts, mapping, min_confidence=0)
-    with run_gateway(config, folder, NATIVE_KEY="native-key") as running:
+    with run_gateway(config, folder, NATIVE_KEY="native-key", COE_ADMIN_KEY=ADMIN_KEY) as running:
         yield running
 
 
