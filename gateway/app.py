@@ -88,7 +88,7 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
         title="Composition of Experts gateway", lifespan=lifespan, docs_url=None, redoc_url=None
     )
     # the last one added comes first
-    app.add_middleware(DirectRoutes, routers=[openai.router, messages.router])
+    app.add_middleware(DirectRoutes, routers=[openai.router, messages.router, responses.router])
     app.add_middleware(AnswerHeaders)
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)

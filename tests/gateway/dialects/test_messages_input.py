@@ -217,7 +217,7 @@ BODIES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(BODIES)
 def test_any_body_is_translated_or_refused(body: dict[str, Any]) -> None:
     with suppress(InvalidRequestError):

@@ -49,6 +49,53 @@ ITEMS: Any = [
 ]
 
 
+def tool_call(call_id: str) -> dict[str, Any]:
+    function = {"name": "weather", "arguments": "{}"}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+IMAGE = {"url": "https://a/b.png", "detail": "low"}
+FUNCTION = {key: WEATHER[key] for key in ("name", "parameters", "strict")}
+
+
+SENT = {
+    "model": "script",
+    "messages": [
+        {"role": "system", "content": "Be kind.\n\nBe brief."},
+        ITEMS[0],
+        {
+            "role": "assistant",
+            "content": "I look.",
+            "reasoning_content": "Hm.",
+            "tool_calls": [tool_call("c1"), tool_call("c2")],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+        {"role": "tool", "tool_call_id": "c2", "content": "rainy"},
+        {"role": "user", "content": [{"type": "image_url", "image_url": IMAGE}]},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "And?"},
+                {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:x"}},
+            ],
+        },
+    ],
+    "tools": [{"type": "function", "function": FUNCTION}],
+    "tool_choice": {"type": "function", "function": {"name": "weather"}},
+    "parallel_tool_calls": False,
+    "reasoning_effort": "high",
+    "response_format": {
+        "type": "json_schema",
+        "json_schema": {"name": "n", "schema": {"type": "object"}},
+    },
+    "verbosity": "low",
+    "max_tokens": 50,
+    "temperature": 0.5,
+    "prompt_cache_key": "k",
+    "chat_template_kwargs": {"a": 1},
+}
+
+
 def client_of(gateway: Gateway, api_key: str = "x") -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=api_key, max_retries=0)
 
@@ -87,48 +134,7 @@ def test_a_request_reaches_the_expert_whole(
         extra_body={"chat_template_kwargs": {"a": 1}},
     )
 
-    def call(call_id: str) -> dict[str, Any]:
-        function = {"name": "weather", "arguments": "{}"}
-        return {"id": call_id, "type": "function", "function": function}
-
-    image = {"url": "https://a/b.png", "detail": "low"}
-    function = {key: WEATHER[key] for key in ("name", "parameters", "strict")}
-    assert sent_for(upstream, raw) == {
-        "model": "script",
-        "messages": [
-            {"role": "system", "content": "Be kind.\n\nBe brief."},
-            ITEMS[0],
-            {
-                "role": "assistant",
-                "content": "I look.",
-                "reasoning_content": "Hm.",
-                "tool_calls": [call("c1"), call("c2")],
-            },
-            {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
-            {"role": "tool", "tool_call_id": "c2", "content": "rainy"},
-            {"role": "user", "content": [{"type": "image_url", "image_url": image}]},
-            {
-                "role": "user",
-                "content": [
-                    {"type": "text", "text": "And?"},
-                    {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:x"}},
-                ],
-            },
-        ],
-        "tools": [{"type": "function", "function": function}],
-        "tool_choice": {"type": "function", "function": {"name": "weather"}},
-        "parallel_tool_calls": False,
-        "reasoning_effort": "high",
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": "n", "schema": {"type": "object"}},
-        },
-        "verbosity": "low",
-        "max_tokens": 50,
-        "temperature": 0.5,
-        "prompt_cache_key": "k",
-        "chat_template_kwargs": {"a": 1},
-    }
+    assert sent_for(upstream, raw) == SENT
 
 
 @pytest.mark.parametrize(
