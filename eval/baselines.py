@@ -14,9 +14,9 @@ from eval.curve import mean_height, served
 from eval.low_rank import LowRank, fit_low_rank
 from eval.samples import Samples
 from routers.base import FloatArray
-from routers.estimate import estimate, one_hot
+from routers.estimate import estimate, expected_scores, one_hot
 from routers.extras import import_extra
-from routers.finer import FinerCategories, SoftCategories
+from routers.finer_fit import fit_finer, fit_soft_table
 
 Method = Callable[[Samples, Samples, int], FloatArray]
 """(fit, serve, seed) -> expected scores of what is served, shape (n_prompts, n_experts).
@@ -48,7 +48,7 @@ def true_category(fit: Samples, serve: Samples, _seed: int) -> FloatArray:
 
 def predicted_category(fit: Samples, serve: Samples, _seed: int) -> FloatArray:
     """Map predicted categories softly (CoE), as the gateway serves a router trained on the half."""
-    plain = SoftCategories(sees_form=False).fit(fit.prompts, fit.labels, fit.scores)
+    plain = fit_soft_table(fit.prompts, fit.labels, fit.scores, sees_form=False)
     return plain.expected(serve.prompts)
 
 
@@ -56,15 +56,12 @@ def given_router(fit: Samples, serve: Samples, _seed: int) -> FloatArray:
     """Map a given router's categories softly, as the gateway serves it."""
     if fit.routed is None or serve.routed is None:
         raise ValueError("given_router needs a router's probabilities; name one with --router")
-    names = [str(column) for column in range(fit.routed.shape[1])]
-    found = estimate(fit.scores, fit.routed, names, fit.pool.names)
-    return np.asarray(serve.routed @ found.expected_score)
+    return np.asarray(serve.routed @ expected_scores(fit.scores, fit.routed))
 
 
 def coe(fit: Samples, serve: Samples, seed: int) -> FloatArray:
-    """Map finer categories, blended with the soft map: `routers.finer`."""
-    learned = FinerCategories(seed).fit(fit.prompts, fit.labels, fit.scores)
-    return learned.expected(serve.prompts)
+    """Map finer categories, blended with the soft map, as the gateway serves them."""
+    return fit_finer(fit.prompts, fit.labels, fit.scores, seed).expected(serve.prompts)
 
 
 def kmeans(fit: Samples, serve: Samples, seed: int) -> FloatArray:

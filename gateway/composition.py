@@ -7,13 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.cache.choices import Choice
 from gateway.config import parse_experts_file
 from gateway.errors import ConfigError
 from gateway.experts import AUTO, Expert, ExpertRegistry, check_keys
 from gateway.schema import LlmRouterConfig, MappingTable
-from routers.artifact import ArtifactError, checked_card, load_router, read_card
-from routers.base import Decision, FloatArray, Router, RouterError, decide
+from routers.artifact import (
+    ArtifactError,
+    checked_card,
+    load_router,
+    read_card,
+    stored_encoder_digest,
+)
+from routers.base import Decision, FloatArray, Router, RouterError, decide, predict_and_embed
 from routers.card import Card
+from routers.finer import FinerMap
 from routers.keyword import KeywordRouter, RuleError
 from routers.llm import Ask, LlmRouter
 from routers.mapping import (
@@ -81,11 +89,24 @@ class Composition:
         config = self.registry.file.llm_router
         return None if config is None else config.timeout_s
 
-    def decide(self, router: Router, probabilities: FloatArray) -> Decision:
-        """Return the decision for one row of a router's probabilities."""
+    def finer_for(self, router: Router) -> FinerMap | None:
+        """Return the mapping's finer categories, if they know the embeddings of a router."""
+        finer = self.mapping.finer if isinstance(self.mapping, ScoredMapping) else None
+        return finer if finer is not None and finer.knows(router) else None
+
+    def choose(self, router: Router, text: str) -> Choice:
+        """Run a router, and finer categories on the embedding that it made on the way."""
+        finer = self.finer_for(router)
+        if finer is None:
+            return Choice(router.predict_proba([text])[0])
+        row, embedding = predict_and_embed(router, text)
+        return Choice(row, None if embedding is None else finer.expected_of(embedding, text))
+
+    def decide(self, router: Router, choice: Choice) -> Decision:
+        """Return the decision for what is known of a text."""
         asked = self.registry.file.min_confidence
         threshold = router.min_confidence if asked == "auto" else asked
-        return decide(probabilities, router.categories_, threshold)
+        return decide(choice.probabilities, router.categories_, threshold, choice.expected)
 
 
 def label(router: Router) -> str:
@@ -200,6 +221,7 @@ def _assemble(
     mapping = read_mapping(registry)
     with _named(registry):
         mapping.check(trained.categories_)
+        _check_finer(mapping, registry, card)
         routers: list[Router] = [trained]
         config, llm = registry.file.llm_router, None
         if config is not None and ask is not None:
@@ -208,6 +230,17 @@ def _assemble(
         if registry.file.keywords:
             routers = [KeywordRouter(registry.file.keywords, router) for router in routers]
     return Composition(registry, tuple(routers), mapping, trained, card, llm)
+
+
+def _check_finer(mapping: ExpertMapping, registry: ExpertRegistry, card: Card) -> None:
+    finer = mapping.finer if isinstance(mapping, ScoredMapping) else None
+    if finer is not None and finer.encoder_digest != stored_encoder_digest(
+        registry.router_path, card
+    ):
+        raise MappingError(
+            "the finer categories of mapping must know the encoder of the router; they were "
+            "learned with another. Make them again with coe map --write"
+        )
 
 
 def llm_router(

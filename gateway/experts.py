@@ -30,6 +30,8 @@ class Expert:
     api_key_env: str | None
     active_params_b: float | None
     total_params_b: float | None
+    latency_s: float | None
+    usd_per_million_tokens: float | None
     weights: str
     context_window: int | None
     capabilities: frozenset[Capability]

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from routers.cli import progress_bars, wrong_use
-from routers.mapmaker import SolvedMap
+from routers.mapmaker import SolvedMap, Worth
 from routers.mapping import DEFAULT_PRESET
+from routers.scores import COST_COLUMNS
 from routers.solve import Limits
 
 _EXAMPLES = """
@@ -21,6 +22,7 @@ _EXAMPLES = """
 Examples:
   coe map scores.jsonl --price 0.002
   coe map scores.jsonl --total-params-b 80 --preset small=0.01 --preset best=0 --write
+  coe map scores.jsonl --price-of money --price 0.05 --write
   coe map scores.jsonl --sizes models.csv --total-params-b 20 --json
 
 Each line of SCORES is {"id": "...", "prompt": "...", "category": "...", "scores": {expert: 0 to
@@ -40,6 +42,13 @@ _PATH = click.Path(path_type=Path)
     help="The expert registry: sizes, and the router whose categories are mapped.",
 )
 @click.option("--sizes", type=_PATH, help="Map the categories of SCORES over this CSV's models.")
+@click.option(
+    "--price-of",
+    type=click.Choice(list(COST_COLUMNS)),
+    default="params",
+    show_default=True,
+    help="What is paid for: active_params_b, latency_s or usd_per_million_tokens of the experts.",
+)
 @click.option("--total-params-b", type=click.FloatRange(0, min_open=True), help="Budget, resident.")
 @click.option("--active-params-b", type=click.FloatRange(0, min_open=True), help="Cap, on average.")
 @click.option("--n-experts", type=click.IntRange(1), help="Most experts kept.")
@@ -48,10 +57,11 @@ _PATH = click.Path(path_type=Path)
     type=click.FloatRange(0),
     default=0.0,
     show_default=True,
-    help="Of `model: auto`, in score (0 to 1) per 10^9 active parameters.",
+    help="Of `model: auto`, in score (0 to 1) per 10^9, second, or dollar.",
 )
 @click.option("--preset", "presets", multiple=True, help="NAME=PRICE, for `model: auto:NAME`.")
 @click.option("--weights", type=_PATH, help="JSON {category: number}, or /admin/stats: traffic.")
+@click.option("--plain", is_flag=True, help="Keep to the table: no finer categories.")
 @click.option("--write", is_flag=True, help="Put the mapping into the registry, keeping comments.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def map_command(
@@ -67,7 +77,8 @@ def map_command(
     """Choose experts by their scores under a budget, exactly.
 
     Maximises expected score minus price x active parameters, averaged over the categories; the
-    kept experts of all presets share one budget of resident parameters.
+    kept experts of all presets share one budget of resident parameters. With --config, finer
+    categories are learned from the prompts, and kept where they pay on held-out prompts.
     """
     from gateway.mapping_run import run_map
 
@@ -99,6 +110,8 @@ def _shown(solved: SolvedMap) -> dict[str, Any]:
         "objective": solved.objective,
         "kept": solved.mapping.experts,
         "resident_params_b": solved.resident_params_b,
+        "price_of": solved.mapping.price_of,
+        "finer": solved.mapping.finer is not None,
         "presets": {preset: solved.mapping.plain(preset) for preset in solved.mapping.presets},
         "expected": {preset: asdict(worth) for preset, worth in solved.worth.items()},
         "warnings": solved.warnings,
@@ -118,9 +131,14 @@ def _print(solved: SolvedMap) -> None:
         low, high = worth.score_ci95
         console.print(
             f"{preset}: score {worth.score:.4f} ({low:.4f} to {high:.4f}) at "
-            f"{worth.active_params_b:.2f} B active"
+            f"{worth.active_params_b:.2f} B active{_cost(solved, worth)}"
         )
     kept = ", ".join(solved.mapping.experts)
     console.print(f"kept: {kept}; {solved.resident_params_b:g} B resident")
     for warning in solved.warnings:
         console.print(f"note: {warning}")
+
+
+def _cost(solved: SolvedMap, worth: Worth) -> str:
+    shown = {"latency": f", {worth.cost:.2f} s", "money": f", {worth.cost:.3f} USD for 10^6 tokens"}
+    return shown.get(solved.mapping.price_of, "")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,38 @@ from routers.artifact import load_router
 from routers.base import FloatArray
 from routers.data import DataError
 from routers.estimate import estimate, one_hot
+from routers.finer_choice import Routed, learn_finer, route_all, used_experts
 from routers.mapmaker import SolvedMap, solve_map
-from routers.mapping import ScoredMapping
+from routers.mapping import PriceOf, ScoredMapping
 from routers.progress import Progress
-from routers.scores import Pool, ScoreTable, read_scores, read_sizes
+from routers.scores import COST_COLUMNS, Pool, ScoreTable, read_scores, read_sizes
 from routers.solve import Limits
 
 _TABLE_FILE = "mapping.json"
-_BATCH = 64
 _YAML_WIDTH = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What there is to map.
+
+    Attributes
+    ----------
+    members : ndarray, shape (n_prompts, n_categories)
+        How much each prompt belongs to each category: the labels decide where all of them are
+        categories of the router, its probabilities otherwise.
+    required : tuple of str
+        Experts that are kept in any case.
+    routed : Routed or None
+        What the router says of the prompts; None where finer categories are not asked for.
+    """
+
+    table: ScoreTable
+    pool: Pool
+    categories: tuple[str, ...]
+    members: FloatArray
+    required: tuple[str, ...] = ()
+    routed: Routed | None = None
 
 
 def run_map(
@@ -38,6 +62,8 @@ def run_map(
     config: Path,
     sizes: Path | None,
     weights: Path | None,
+    price_of: PriceOf,
+    plain: bool,
     write: bool,
 ) -> SolvedMap:
     """Read scores and sizes and solve; see ``coe map``.
@@ -51,31 +77,92 @@ def run_map(
     if sizes is not None:
         if write:
             raise ValueError("--write needs --config, not --sizes: it changes the registry")
-        scored, pool = _scored(table, read_sizes(sizes), str(sizes))
-        categories = tuple(sorted({name for name in table.categories if name is not None}))
-        members = one_hot(scored.categories, categories)
-        required: tuple[str, ...] = ()
+        problem = _of_sizes(table, sizes, price_of)
     else:
         registry = ExpertRegistry.load(config)
-        required = (registry.general.name,)
-        scored, pool = _scored(table, _pool_of(registry), config.name, required)
-        categories, members = _members(scored, registry, progress)
-    if members.sum() == 0:
+        problem = _of_registry(table, registry, price_of, plain, progress)
+    if problem.members.sum() == 0:
         raise DataError("no prompt of the score table has a category. Add them, or use --config")
-    found = estimate(scored.scores, members, categories, pool.names)
-    share = found.share if weights is None else _share(weights, categories)
-    solved = solve_map(found, share, pool, prices, limits, required)
+    found = estimate(problem.table.scores, problem.members, problem.categories, problem.pool.names)
+    share = found.share if weights is None else _share(weights, problem.categories)
+
+    def solve_keeping(required: Collection[str]) -> SolvedMap:
+        return solve_map(found, share, problem.pool, prices, limits, required, price_of)
+
+    solved = solve_keeping(problem.required)
+    if problem.routed is not None:
+        solved = _refined(problem, problem.routed, solved, limits, solve_keeping, progress)
     if write:
         write_mapping(registry, solved.mapping)
     return solved
 
 
-def _pool_of(registry: ExpertRegistry) -> Pool:
+def _of_sizes(table: ScoreTable, sizes: Path, price_of: PriceOf) -> _Problem:
+    scored, pool = _scored(table, read_sizes(sizes, price_of), str(sizes))
+    categories = tuple(sorted({name for name in table.categories if name is not None}))
+    return _Problem(scored, pool, categories, one_hot(scored.categories, categories))
+
+
+def _of_registry(
+    table: ScoreTable, registry: ExpertRegistry, price_of: PriceOf, plain: bool, progress: Progress
+) -> _Problem:
+    required = (registry.general.name,)
+    pool = _pool_of(registry, COST_COLUMNS[price_of])
+    scored, pool = _scored(table, pool, registry.path.name, required)
+    router = load_router(registry.router_path)
+    categories = router.categories_
+    members = one_hot(scored.categories, categories)
+    named = all(label in categories for label in scored.categories)
+    if plain and named:
+        return _Problem(scored, pool, categories, members, required)
+    routed = route_all(router, scored.prompts, progress)
+    members = members if named else routed.probabilities
+    if plain:
+        return _Problem(scored, pool, categories, members, required)
+    return _Problem(scored, pool, categories, members, required, routed)
+
+
+def _refined(
+    problem: _Problem,
+    routed: Routed,
+    solved: SolvedMap,
+    limits: Limits,
+    solve_keeping: Callable[[Collection[str]], SolvedMap],
+    progress: Progress,
+) -> SolvedMap:
+    """Give a mapping finer categories where they pay.
+
+    Within limits they choose among the experts that the plain table keeps; without any, an expert
+    may be kept for them alone.
+    """
+    prices = tuple(solved.mapping.prices.values())
+    unlimited = limits == Limits()
+    pool = problem.pool if unlimited else problem.pool.only(solved.mapping.experts)
+    finer, note = learn_finer(problem.table, problem.members, pool, prices, routed, progress)
+    if finer is not None:
+        if unlimited:
+            used = used_experts(finer, routed, pool, prices)
+            solved = solve_keeping({*problem.required, *used})
+        columns = [pool.names.index(name) for name in solved.mapping.experts]
+        mapping = replace(solved.mapping, finer=finer.only(columns))
+        solved = replace(solved, mapping=mapping)
+    return replace(solved, warnings=(*solved.warnings, note))
+
+
+def _pool_of(registry: ExpertRegistry, cost: str) -> Pool:
+    """Return the experts whose sizes, and the key that prices are for, are known."""
     return Pool.of(
         {
-            expert.name: (expert.total_params_b, expert.active_params_b, expert.weights)
+            expert.name: (
+                expert.total_params_b,
+                expert.active_params_b,
+                expert.weights,
+                getattr(expert, cost),
+            )
             for expert in registry.values()
-            if expert.total_params_b is not None and expert.active_params_b is not None
+            if expert.total_params_b is not None
+            and expert.active_params_b is not None
+            and getattr(expert, cost) is not None
         }
     )
 
@@ -97,24 +184,6 @@ def _scored(
             f"{source} of {', '.join(pool.names) or 'none'}. Call them alike"
         )
     return table.of_experts(names), pool.only(names)
-
-
-def _members(
-    table: ScoreTable, registry: ExpertRegistry, progress: Progress
-) -> tuple[tuple[str, ...], FloatArray]:
-    """Return the router's categories, and how much each prompt belongs to each.
-
-    The labels decide where all of them are categories of the router, its probabilities otherwise.
-    """
-    router = load_router(registry.router_path)
-    categories = router.categories_
-    if all(label in categories for label in table.categories):
-        return categories, one_hot(table.categories, categories)
-    rows = []
-    for start in range(0, len(table), _BATCH):
-        progress("routing", start, len(table))
-        rows.append(router.predict_proba(table.prompts[start : start + _BATCH]))
-    return categories, np.vstack(rows)
 
 
 def _share(path: Path, categories: Sequence[str]) -> FloatArray:

@@ -10,15 +10,16 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gateway.cache.choices import ChoiceCache, choice_key
+from gateway.cache.choices import Choice, ChoiceCache, choice_key
 from gateway.cache.sessions import Session, Sessions
 from gateway.composition import Composition
 from gateway.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
 from gateway.experts import Expert, ExpertRegistry
 from gateway.guard import Breaker
 from gateway.metrics import Metrics
-from routers.base import GENERAL, Decision, FloatArray, Router, RouterError
+from routers.base import GENERAL, Decision, Router, RouterError
 from routers.keyword import KeywordRouter
+from routers.mapping import ExpertMapping
 from routers.text import RequestText, read_request
 
 LIKELY_CHARS_PER_TOKEN = 3.0
@@ -69,6 +70,8 @@ class Plan:
         The reason where there is no decision.
     preset : str or None
         The preset it was routed under; None when the client pinned an expert.
+    mapping : ExpertMapping or None
+        What ranked the experts; None likewise.
     """
 
     experts: tuple[Expert, ...]
@@ -80,6 +83,7 @@ class Plan:
     stuck: bool = False
     why: str = "pinned"
     preset: str | None = None
+    mapping: ExpertMapping | None = None
 
     @property
     def reason(self) -> str:
@@ -161,15 +165,25 @@ class Planner:
             raise self._not_found(model)
         candidates = able(registry, messages, needs, max_tokens)
         reading = await self._read(messages)
-        router, probabilities, cache = await self._choose(composition, reading.text, tenant)
-        decision = composition.decide(router, probabilities)
+        router, choice, cache = await self._choose(composition, reading.text, tenant)
+        decision = composition.decide(router, choice)
         ranked = composition.mapping.rank(decision, candidates, routes[model])
         kept = await self._kept(session, reading.text, decision, router, candidates)
         experts = tuple(registry[name] for name in dict.fromkeys((*kept, *ranked)))
         by_rule = isinstance(router, KeywordRouter) and router.matches(reading.text)
         spent = 0.0 if cache == "hit" or by_rule else router.active_params_b
         stuck = experts[0].name != ranked[0]
-        return Plan(experts, decision, reading, router, cache, spent, stuck, preset=routes[model])
+        return Plan(
+            experts,
+            decision,
+            reading,
+            router,
+            cache,
+            spent,
+            stuck,
+            preset=routes[model],
+            mapping=composition.mapping,
+        )
 
     def plan_embeddings(self, model: str) -> Plan:
         """Return the expert that makes embeddings: the one named, else the first that can.
@@ -243,8 +257,8 @@ class Planner:
 
     async def _choose(
         self, composition: Composition, text: str, tenant: str
-    ) -> tuple[Router, FloatArray, Cache]:
-        """Return the first router that answers, and its row for a text."""
+    ) -> tuple[Router, Choice, Cache]:
+        """Return the first router that answers, and what is known of a text with it."""
         *asked, trained = composition.routers
         for router in asked:
             if self._breaker.rests_for_s > 0:
@@ -252,7 +266,7 @@ class Planner:
             probe = self._breaker.begin()
             try:
                 timeout_s = composition.ask_timeout_s
-                chosen = router, *await self._probabilities(router, text, tenant, timeout_s)
+                chosen = await self._choice(composition, router, text, tenant, timeout_s)
             except RouterError as error:
                 self._breaker.failed(probe=probe)
                 self._metrics.router_failures.labels(router.name).inc()
@@ -262,26 +276,35 @@ class Planner:
                 raise
             else:
                 self._breaker.succeeded()
-                return chosen
-        return trained, *await self._probabilities(trained, text, tenant, None)
+                return router, *chosen
+        return trained, *await self._choice(composition, trained, text, tenant, None)
 
-    async def _probabilities(
-        self, router: Router, text: str, tenant: str, timeout_s: float | None
-    ) -> tuple[FloatArray, Cache]:
-        """Return a router's row for a text, from the cache where it is there."""
+    async def _choice(
+        self,
+        composition: Composition,
+        router: Router,
+        text: str,
+        tenant: str,
+        timeout_s: float | None,
+    ) -> tuple[Choice, Cache]:
+        """Return what is known of a text with a router, from the cache where it is there."""
         if self._cache is None:
-            return await self._classify(router, text, timeout_s), "off"
-        key = choice_key(tenant, router, text)
-        cached = await self._cache.get(key, len(router.categories_))
+            return await self._classify(composition, router, text, timeout_s), "off"
+        finer = composition.finer_for(router)
+        key = choice_key(tenant, router, text, finer)
+        n_experts = 0 if finer is None else finer.n_experts
+        cached = await self._cache.get(key, len(router.categories_), n_experts)
         if cached is not None:
             self._metrics.choices.labels("hit").inc()
             return cached, "hit"
-        probabilities = await self._classify(router, text, timeout_s)
-        self._cache.set(key, probabilities)
+        choice = await self._classify(composition, router, text, timeout_s)
+        self._cache.set(key, choice)
         self._metrics.choices.labels("miss").inc()
-        return probabilities, "miss"
+        return choice, "miss"
 
-    async def _classify(self, router: Router, text: str, timeout_s: float | None) -> FloatArray:
+    async def _classify(
+        self, composition: Composition, router: Router, text: str, timeout_s: float | None
+    ) -> Choice:
         """Run a router; `timeout_s` is None for one that computes and does not ask a service."""
         started_s = time.perf_counter()
         # routers that ask a service wait: they must not hold up those that compute
@@ -289,12 +312,11 @@ class Planner:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                rows = await loop.run_in_executor(executor, router.predict_proba, [text])
+                choice = await loop.run_in_executor(executor, composition.choose, router, text)
         except TimeoutError as error:
             raise RouterError(f"{router.name} did not answer in time") from error
         self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
-        row: FloatArray = rows[0]
-        return row
+        return choice
 
 
 def pays(decision: Decision, text: str, categories: Sequence[str], before: str) -> bool:

@@ -45,6 +45,12 @@ def print_preview(shown: dict[str, Any]) -> None:
     for category, probability in ranked:
         table.add_row(category, f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
     console.print(table)
+    for name in shown["ranked"] if shown["experts"] else ():
+        if worth := shown["experts"].get(name):
+            console.print(
+                f"{name}: expected score {worth['expected_score']:.3f}, "
+                f"utility {worth['utility']:.3f}"
+            )
     console.print(f"fallbacks: {', '.join(shown['ranked'][1:]) or 'none'}")
     console.print(f"router: {shown['router']}; active parameters: {_billions(shown)}")
     if "note" in shown:

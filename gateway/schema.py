@@ -105,6 +105,12 @@ class ExpertConfig(_Strict):
     total_params_b: Billions | None = Field(
         None, description="10^9 parameters resident in memory; null = unknown."
     )
+    latency_s: Seconds | None = Field(
+        None, description="Seconds that an answer takes, for `coe map --price-of latency`."
+    )
+    usd_per_million_tokens: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="US dollars for 10^6 tokens, for `coe map --price-of money`."
+    )
     weights: Name | None = Field(
         None, description="Experts that name the same weights share them; null = its own."
     )
@@ -179,8 +185,8 @@ class MappingTable(_Strict):
         min_length=1, description="File that `coe map --write` wrote, relative to this file."
     )
     presets: dict[Name, Annotated[float, Field(ge=0)]] = Field(
-        description="Preset -> price in score per 10^9 active parameters. `model: auto` takes "
-        "`default`, `model: auto:<preset>` another."
+        description="Preset -> price in score per 10^9 active parameters, or per what else "
+        "`coe map --price-of` named. `model: auto` takes `default`, `model: auto:<preset>` another."
     )
 
     @field_validator("presets")

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from routers.card import FORMAT, Card, render
-from routers.encoder import SentenceEncoder
+from routers.encoder import SentenceEncoder, digest_of
 from routers.registry import StoredRouter, router_class, router_types
 
 CARD_FILE = "router.json"
@@ -56,12 +56,26 @@ def load_encoder(folder: Path) -> SentenceEncoder:
     ArtifactError
         The folder is not an artifact, or its router has no encoder of its own.
     """
-    settings = read_card(folder).settings
-    if "router" in settings:  # behind a language gate
-        settings = settings["router"]["settings"]
-    if "max_tokens" not in settings:
+    place = _encoder_place(folder, read_card(folder).settings)
+    if place is None:
         raise _error(folder, "must hold a router with an encoder of its own", "another router")
-    return SentenceEncoder(folder, settings["max_tokens"])
+    return SentenceEncoder(*place)
+
+
+def stored_encoder_digest(folder: Path, card: Card) -> str | None:
+    """Return what `routers.base.encoder_digest` says of the router, without opening its model."""
+    place = _encoder_place(folder, card.settings)
+    return None if place is None else digest_of(*place)
+
+
+def _encoder_place(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, int] | None:
+    """Return the folder of a router's encoder and how many tokens it reads; None without one."""
+    if "max_tokens" in settings:
+        return folder, settings["max_tokens"]
+    for part, inner in (("", "router"), ("strong", "strong")):  # a language gate, a cascade
+        if inner in settings:
+            return _encoder_place(folder / part, settings[inner]["settings"])
+    return None
 
 
 def read_card(folder: Path) -> Card:

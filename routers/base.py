@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +66,28 @@ class Router(Protocol):
         ...
 
 
+class EncodingRouter(Router, Protocol):
+    """A router that may embed a text on the way to its probabilities.
+
+    Attributes
+    ----------
+    encoder_digest : str or None
+        What the embeddings depend on; None when no encoder is behind it.
+    """
+
+    @property
+    def encoder_digest(self) -> str | None:
+        """See above."""
+        ...
+
+    def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
+        """Return the row of `predict_proba` for a text, and its embedding of unit length.
+
+        The embedding is None where the answer needed none.
+        """
+        ...
+
+
 class TrainableRouter(Router, Protocol):
     """A router that learns from labelled prompts."""
 
@@ -88,15 +110,23 @@ class Decision:
         The router's whole row.
     reason : {"routed", "low_confidence"}
         Whether the most probable category was kept.
+    expected : ndarray of float64, shape (n_experts,), or None
+        What `routers.finer` expects of every expert; None = the categories alone decide.
     """
 
     category: str
     confidence: float
     probabilities: FloatArray
     reason: Literal["routed", "low_confidence"]
+    expected: FloatArray | None = None
 
 
-def decide(probabilities: FloatArray, categories: Sequence[str], min_confidence: float) -> Decision:
+def decide(
+    probabilities: FloatArray,
+    categories: Sequence[str],
+    min_confidence: float,
+    expected: FloatArray | None = None,
+) -> Decision:
     """Turn one row of probabilities into a decision.
 
     Parameters
@@ -107,6 +137,8 @@ def decide(probabilities: FloatArray, categories: Sequence[str], min_confidence:
         The router's ``categories_``.
     min_confidence : float
         Below this top probability, in [0, 1], the prompt is given to `GENERAL`.
+    expected : ndarray of float64, shape (n_experts,), or None
+        See `Decision`.
 
     References
     ----------
@@ -116,5 +148,22 @@ def decide(probabilities: FloatArray, categories: Sequence[str], min_confidence:
     best = int(np.argmax(probabilities))
     confidence = float(probabilities[best])
     if confidence < min_confidence and categories[best] != GENERAL:
-        return Decision(GENERAL, confidence, probabilities, "low_confidence")
-    return Decision(categories[best], confidence, probabilities, "routed")
+        return Decision(GENERAL, confidence, probabilities, "low_confidence", expected)
+    return Decision(categories[best], confidence, probabilities, "routed", expected)
+
+
+def predict_and_embed(router: Router, text: str) -> tuple[FloatArray, FloatArray | None]:
+    """Return any router's row for a text, and the embedding that it made on the way, if any."""
+    if _encodes(router):
+        return router.predict_and_embed(text)
+    row: FloatArray = router.predict_proba([text])[0]
+    return row, None
+
+
+def encoder_digest(router: Router) -> str | None:
+    """Return what a router's embeddings depend on; None when it makes none."""
+    return router.encoder_digest if _encodes(router) else None
+
+
+def _encodes(router: Router) -> TypeGuard[EncodingRouter]:
+    return hasattr(router, "predict_and_embed")

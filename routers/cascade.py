@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from routers.arrays import IntArray
-from routers.base import FloatArray
+from routers.base import FloatArray, encoder_digest, predict_and_embed
 from routers.metrics import label_indices
 from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
@@ -70,6 +70,18 @@ class CascadeRouter:
                 [texts[index] for index in unsure.tolist()]
             )
         return probabilities
+
+    @property
+    def encoder_digest(self) -> str | None:
+        """See `routers.base.EncodingRouter`."""
+        return encoder_digest(self.strong)
+
+    def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
+        """See `routers.base.EncodingRouter.predict_and_embed`; only the strong router embeds."""
+        row: FloatArray = self.cheap.predict_proba([text])[0]
+        if row.max() < self.escalate_below:
+            return predict_and_embed(self.strong, text)
+        return row, None
 
     def calibrate(
         self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent

@@ -11,6 +11,7 @@ import numpy as np
 
 from routers.arrays import AnyArray, IntArray
 from routers.base import FloatArray
+from routers.calibrate import tempered
 from routers.encoder import SentenceEncoder
 from routers.progress import Progress, silent
 from routers.tempered import TemperedRouter, content_version, indexed
@@ -50,6 +51,17 @@ class EmbeddingRouter(TemperedRouter):
         router = cls(SentenceEncoder(folder, settings["max_tokens"]), name)
         router._restore(folder, categories, settings["temperature"])
         return router
+
+    @property
+    def encoder_digest(self) -> str:
+        """See `routers.base.EncodingRouter`."""
+        return self.encoder.digest
+
+    def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
+        """See `routers.base.EncodingRouter.predict_and_embed`."""
+        (embedding,) = self.encoder.encode([text])
+        (row,) = tempered(self._answer(embedding)[np.newaxis], self.temperature)
+        return row, embedding
 
     @abstractmethod
     def _learn(self, embeddings: FloatArray, labels: IntArray) -> dict[str, AnyArray]:

@@ -106,6 +106,13 @@ def estimate(
     )
 
 
+def expected_scores(scores: FloatArray, members: FloatArray) -> FloatArray:
+    """Return what `estimate` expects, shape (n_categories, n_experts)."""
+    n_categories, n_experts = members.shape[1], scores.shape[1]
+    categories, experts = ([str(i) for i in range(n)] for n in (n_categories, n_experts))
+    return estimate(scores, members, categories, experts).expected_score
+
+
 def _prior_prompts(
     surplus: FloatArray,
     known: BoolArray,

@@ -1,28 +1,22 @@
-"""Finer categories: a forest that parts prompts where the experts' scores part.
+"""Finer categories: what to expect of every expert for one prompt, beyond the category table.
 
-Fitting and answering need scikit-learn (extra ``train``).
+A map of finer categories is made by `routers.finer_fit` and answers with numpy alone.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
-from routers.arrays import IntArray
-from routers.base import FloatArray
-from routers.estimate import estimate, one_hot
-from routers.extras import import_extra
+from routers.arrays import AnyArray, IntArray, digest_arrays, read_arrays, write_arrays
+from routers.base import FloatArray, Router, encoder_digest
+from routers.surface import NAMES, surface
 
-_N_TREES = 300
-_N_DIRECTIONS = 40
-"""Principal directions of the embeddings that the trees may part along."""
-_SMALLEST_LEAVES = (10, 20, 40)
-_FEATURE_SHARE = 0.5
-_N_FOLDS = 5
-_INVERSE_REGULARISATION = 5.0
 _SURFACE_SCALE, _SURFACE_MOST = 6.0, 4.0
 """Standardised surface features are cut at 4 and divided by 6, to weigh like an embedding."""
 
@@ -50,135 +44,179 @@ class Prompts:
         return Prompts(self.embeddings[indices], self.surface[indices])
 
 
-class SoftCategories:
-    """The plain map: predicted categories, and a table of expected scores by category.
+@dataclass(frozen=True, slots=True, eq=False)
+class SoftTable:
+    """Predicted categories, and a table of expected scores by category.
 
-    Parameters
+    Attributes
     ----------
-    sees_form : bool
-        Whether the classifier sees the form of a prompt beside its embedding. A trained linear
-        router does not.
+    centre, spread : ndarray, shape (n_features,)
+        Standardise the surface features; both empty when the classifier does not see them.
+    coef : ndarray, shape (n_categories, n_dims + n_features)
+    intercept : ndarray, shape (n_categories,)
+    table : ndarray, shape (n_categories, n_experts)
+        Expected scores.
     """
 
-    def __init__(self, sees_form: bool) -> None:
-        self.sees_form = sees_form
-
-    def fit(self, prompts: Prompts, labels: Sequence[str], scores: FloatArray) -> Self:
-        """Learn to tell the categories, and how each expert does in them."""
-        self.categories_ = tuple(sorted(set(labels)))
-        self._centre = prompts.surface.mean(axis=0)
-        self._spread = prompts.surface.std(axis=0) + 1e-9
-        self._classifier = self._trained(prompts, labels)
-        members = one_hot(labels, self.categories_)
-        experts = [str(column) for column in range(scores.shape[1])]
-        self.table_ = estimate(scores, members, self.categories_, experts).expected_score
-        return self
+    centre: FloatArray
+    spread: FloatArray
+    coef: FloatArray
+    intercept: FloatArray
+    table: FloatArray
 
     def predict_proba(self, prompts: Prompts) -> FloatArray:
         """Return the probability of every category, shape (n_prompts, n_categories)."""
-        return self._answers(self._classifier, prompts)
+        logits = self.features(prompts) @ self.coef.T + self.intercept
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
     def expected(self, prompts: Prompts) -> FloatArray:
         """Return expected scores, shape (n_prompts, n_experts)."""
-        return np.asarray(self.predict_proba(prompts) @ self.table_)
+        return np.asarray(self.predict_proba(prompts) @ self.table)
 
-    def out_of_fold(self, prompts: Prompts, labels: Sequence[str], seed: int) -> FloatArray:
-        """Return what `predict_proba` would say of the fitted prompts had it not seen them."""
-        folds = np.random.default_rng(seed).integers(0, _N_FOLDS, len(prompts))
-        probabilities = np.zeros((len(prompts), len(self.categories_)))
-        for fold in range(_N_FOLDS):
-            inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-            if len(outside):
-                classifier = self._trained(prompts.rows(inside), [labels[int(i)] for i in inside])
-                probabilities[outside] = self._answers(classifier, prompts.rows(outside))
-        return probabilities
-
-    def _trained(self, prompts: Prompts, labels: Sequence[str]) -> Any:  # noqa: ANN401
-        if len(set(labels)) == 1:
-            return labels[0]
-        linear_model = import_extra("sklearn.linear_model", "train")
-        model = linear_model.LogisticRegression(C=_INVERSE_REGULARISATION, max_iter=200, tol=1e-3)
-        return model.fit(self._features(prompts), list(labels))
-
-    def _answers(self, classifier: Any, prompts: Prompts) -> FloatArray:  # noqa: ANN401
-        if isinstance(classifier, str):
-            return one_hot([classifier] * len(prompts), self.categories_)
-        probabilities = np.zeros((len(prompts), len(self.categories_)))
-        columns = [self.categories_.index(name) for name in classifier.classes_]
-        probabilities[:, columns] = classifier.predict_proba(self._features(prompts))
-        return probabilities
-
-    def _features(self, prompts: Prompts) -> FloatArray:
-        if not self.sees_form:
-            return prompts.embeddings
-        standard = (prompts.surface - self._centre) / self._spread
+    def features(self, prompts: Prompts) -> FloatArray:
+        """Return what the classifier sees."""
+        standard = (prompts.surface[:, : len(self.centre)] - self.centre) / self.spread
         form = np.clip(standard, -_SURFACE_MOST, _SURFACE_MOST) / _SURFACE_SCALE
         return np.hstack([prompts.embeddings, form])
 
 
-class FinerCategories:
-    """The soft category table, blended with a forest of finer categories.
+@dataclass(frozen=True, slots=True, eq=False)
+class Forest:
+    """Regression trees in flat arrays; siblings stand side by side, and a leaf is its own child.
 
-    Every tree parts the prompts by category, form and embedding wherever the *differences* between
-    the experts' scores part, and keeps a part only if it holds enough prompts: its leaves are
-    finer categories, kept where they pay. What a prompt may expect is the mean over the trees'
-    leaves, blended half and half with the table of `SoftCategories`. The prompts that a tree did
-    not see choose the smallest leaf, and calibrate the forest: they say how far its departures from
-    the experts' overall scores are to be trusted.
-
-    References
+    Attributes
     ----------
-    Extremely randomised trees: doi:10.1007/s10994-006-6226-1.
+    origin : ndarray, shape (n_dims,)
+    directions : ndarray, shape (n_dims, n_directions)
+        The trees part along these directions of the embeddings.
+    roots : ndarray of int, shape (n_trees,)
+    feature : ndarray of int, shape (n_nodes,)
+        Directions first, then surface features, then probabilities of categories.
+    threshold : ndarray of float64, shape (n_nodes,)
+    child : ndarray of int, shape (n_nodes,)
+        Where a prompt goes on; one further when its feature is higher than the threshold.
+    leaf : ndarray of int, shape (n_nodes,)
+        Row of `value`; 0 for nodes that are no leaf.
+    value : ndarray of float32, shape (n_leaves, n_experts)
+        Expected scores.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+    origin: FloatArray
+    directions: FloatArray
+    roots: IntArray
+    feature: IntArray
+    threshold: FloatArray
+    child: IntArray
+    leaf: IntArray
+    value: AnyArray
 
-    def fit(self, prompts: Prompts, labels: Sequence[str], scores: FloatArray) -> Self:
-        """Learn from prompts, their categories, and scores, shape (n_prompts, n_experts)."""
-        self.plain_ = SoftCategories(sees_form=True).fit(prompts, labels, scores)
-        decomposition = import_extra("sklearn.decomposition", "train")
-        n_directions = min(_N_DIRECTIONS, *prompts.embeddings.shape)
-        self._directions = decomposition.PCA(n_directions, random_state=self.seed)
-        self._directions.fit(prompts.embeddings)
-        features = self._features(prompts, self.plain_.out_of_fold(prompts, labels, self.seed))
-        own = scores - scores.mean(axis=1, keepdims=True)
-        leaves = [leaf for leaf in _SMALLEST_LEAVES if 4 * leaf <= len(prompts)] or [1]
-        forests = [self._forest(features, own, leaf) for leaf in leaves]
-        errors = [((forest.oob_prediction_ - own) ** 2).mean() for forest in forests]
-        self.forest_ = forests[int(np.argmin(errors))]
-        self._overall = scores.mean(axis=0)
-        self._trust = _slope(self.forest_.oob_prediction_ - own.mean(axis=0), own)
-        return self
+    def expected(self, prompts: Prompts, probabilities: FloatArray) -> FloatArray:
+        """Return expected scores, shape (n_prompts, n_experts): the mean over the trees."""
+        features = tree_features(prompts, probabilities, self.origin, self.directions)
+        start = features.shape[1] * np.arange(len(features))[:, np.newaxis]
+        flat = features.ravel()
+        at = np.tile(self.roots, (len(features), 1))
+        while True:
+            higher = flat.take(start + self.feature.take(at)) > self.threshold.take(at)
+            below = self.child.take(at) + higher
+            if np.array_equal(below, at):
+                return np.asarray(self.value[self.leaf[at]].mean(axis=1, dtype=np.float64))
+            at = below
+
+
+def tree_features(
+    prompts: Prompts, probabilities: FloatArray, origin: FloatArray, directions: FloatArray
+) -> AnyArray:
+    """Return what trees part prompts by, as float32, in which they are grown."""
+    along = (prompts.embeddings - origin) @ directions
+    return np.hstack([along, prompts.surface, probabilities]).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class FinerMap:
+    """The table of predicted categories, blended half and half with a forest.
+
+    Every leaf of a tree is a finer category: a part of the prompts in which the experts' scores
+    differ otherwise.
+
+    Attributes
+    ----------
+    plain : SoftTable
+    forest : Forest
+    encoder_digest : str
+        Of the encoder whose embeddings it knows; see `routers.base.EncodingRouter`.
+    """
+
+    plain: SoftTable
+    forest: Forest
+    encoder_digest: str = ""
+
+    @property
+    def n_experts(self) -> int:
+        """How many experts it knows."""
+        return int(self.plain.table.shape[1])
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of all that decides what is expected."""
+        return digest_arrays(self._arrays())[:12]
+
+    def knows(self, router: Router) -> bool:
+        """Whether a router makes the embeddings that this was learned from."""
+        return self.encoder_digest == encoder_digest(router)
+
+    def only(self, columns: Sequence[int]) -> FinerMap:
+        """Return the map of some of the experts."""
+        at = list(columns)
+        plain = replace(self.plain, table=self.plain.table[:, at])
+        return replace(
+            self, plain=plain, forest=replace(self.forest, value=self.forest.value[:, at])
+        )
 
     def expected(self, prompts: Prompts) -> FloatArray:
-        """Return expected scores, shape (n_prompts, n_experts).
+        """Return expected scores, shape (n_prompts, n_experts)."""
+        probabilities = self.plain.predict_proba(prompts)
+        finer = self.forest.expected(prompts, probabilities)
+        return np.asarray((finer + probabilities @ self.plain.table) / 2)
 
-        Differences between experts are what is learned; the level of a prompt is only the mean.
+    def expected_of(self, embedding: FloatArray, text: str) -> FloatArray:
+        """Return expected scores for one prompt, shape (n_experts,)."""
+        found: FloatArray = self.expected(Prompts(embedding[np.newaxis], surface([text])))[0]
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write the arrays to a file, all of them or nothing."""
+        scratch = path.with_name(f".{path.name}.new")
+        write_arrays(scratch, self._arrays())
+        scratch.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> FinerMap:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError, OSError
+            The file is missing or not that.
         """
-        features = self._features(prompts, self.plain_.predict_proba(prompts))
-        apart = self.forest_.predict(features) - (self._overall - self._overall.mean())
-        finer = self._overall + self._trust * apart
-        return np.asarray((finer + self.plain_.expected(prompts)) / 2)
+        try:
+            arrays = read_arrays(path)
+            found = cls(
+                SoftTable(*(arrays[f"plain.{field.name}"] for field in fields(SoftTable))),
+                Forest(*(arrays[f"forest.{field.name}"] for field in fields(Forest))),
+                str(arrays["encoder_digest"]),
+            )
+        except (KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path.name} is not a finer map: {error}") from error
+        if len(found.plain.centre) != len(NAMES):
+            raise ValueError(f"{path.name} knows another form of prompts than this version")
+        return found
 
-    def _features(self, prompts: Prompts, probabilities: FloatArray) -> FloatArray:
-        directions = self._directions.transform(prompts.embeddings)
-        return np.hstack([directions, prompts.surface, probabilities])
-
-    def _forest(self, features: FloatArray, own: FloatArray, smallest_leaf: int) -> Any:  # noqa: ANN401
-        ensemble = import_extra("sklearn.ensemble", "train")
-        forest = ensemble.ExtraTreesRegressor(
-            _N_TREES,
-            min_samples_leaf=smallest_leaf,
-            max_features=_FEATURE_SHARE,
-            bootstrap=True,
-            oob_score=True,
-            random_state=self.seed,
-        )
-        return forest.fit(features, own)
-
-
-def _slope(apart: FloatArray, own: FloatArray) -> float:
-    """Return the slope of what is so on what was expected, both as departures from the mean."""
-    power = float((apart**2).sum())
-    return float((apart * (own - own.mean(axis=0))).sum()) / power if power > 0 else 0.0
+    def _arrays(self) -> dict[str, AnyArray]:
+        parts = {
+            f"{name}.{field.name}": getattr(part, field.name)
+            for name, part in (("plain", self.plain), ("forest", self.forest))
+            for field in fields(part)
+        }
+        return {**parts, "encoder_digest": np.array(self.encoder_digest)}

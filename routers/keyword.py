@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import re2
 
-from routers.base import FloatArray, Router
+from routers.base import FloatArray, Router, encoder_digest, predict_and_embed
 
 _MAX_BYTES = 32 << 20
 """Memory one category's rules may take: past it RE2 leaves its automaton for a slower search."""
@@ -95,6 +95,17 @@ class KeywordRouter:
             if column is not None:
                 probabilities[row, column] = 1.0
         return probabilities
+
+    @property
+    def encoder_digest(self) -> str | None:
+        """See `routers.base.EncodingRouter`."""
+        return encoder_digest(self._fallback)
+
+    def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
+        """See `routers.base.EncodingRouter.predict_and_embed`; a rule needs no embedding."""
+        if self.matches(text):
+            return self.predict_proba([text])[0], None
+        return predict_and_embed(self._fallback, text)
 
     def matches(self, text: str) -> bool:
         """Whether a rule decides for a text, so that no router was really run."""

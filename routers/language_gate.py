@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from routers.arrays import BoolArray
-from routers.base import FloatArray
+from routers.base import FloatArray, encoder_digest, predict_and_embed
 from routers.language import is_english
 from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
@@ -60,6 +60,17 @@ class LanguageGate:
         probabilities = self._foreign_rows(len(texts))
         probabilities[english] = self.router.predict_proba(_chosen(texts, english))
         return probabilities
+
+    @property
+    def encoder_digest(self) -> str | None:
+        """See `routers.base.EncodingRouter`."""
+        return encoder_digest(self.router)
+
+    def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
+        """See `routers.base.EncodingRouter.predict_and_embed`; other languages are not embedded."""
+        if is_english(text):
+            return predict_and_embed(self.router, text)
+        return self._foreign_rows(1)[0], None
 
     def calibrate(
         self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent

@@ -10,7 +10,7 @@ import numpy as np
 from routers.arrays import BoolArray, IntArray
 from routers.base import FloatArray
 from routers.estimate import Estimate
-from routers.mapping import ScoredMapping
+from routers.mapping import PriceOf, ScoredMapping
 from routers.scores import Pool
 from routers.solve import Limits, Solution, solve
 
@@ -30,11 +30,14 @@ class Worth:
         Interval of `score` for the sampling of the prompts.
     active_params_b : float
         10^9 active parameters, averaged likewise.
+    cost : float
+        What the price is for, averaged likewise.
     """
 
     score: float
     score_ci95: tuple[float, float]
     active_params_b: float
+    cost: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,7 @@ class SolvedMap:
     mapping : ScoredMapping
         Of the experts that are kept.
     objective : float
-        Expected score minus price x active parameters, averaged over presets.
+        Expected score minus price x cost, averaged over presets.
     resident_params_b : float
         10^9 parameters of the distinct weights that are kept.
     worth : Mapping of str to Worth
@@ -69,6 +72,7 @@ def solve_map(
     prices: Mapping[str, float],
     limits: Limits,
     required: Collection[str] = (),
+    price_of: PriceOf = "params",
 ) -> SolvedMap:
     """Choose the experts to keep, for all presets together, and describe the result.
 
@@ -80,17 +84,19 @@ def solve_map(
     pool : Pool
         The experts, in the order of the estimate.
     prices : Mapping of str to float
-        Preset -> price in score per 10^9 active parameters.
+        Preset -> price in score per unit of the pool's cost.
     limits : Limits
     required : collection of str
         Experts that are kept in any case.
+    price_of : {"params", "latency", "money"}
+        What the pool's cost is.
 
     Raises
     ------
     UnsolvableError
         The limits leave no choice.
     """
-    costs = np.array(list(prices.values()))[:, None] * pool.active_params_b
+    costs = np.array(list(prices.values()))[:, None] * pool.cost
     utility = estimate.expected_score - costs[:, None, :]
     solution = solve(utility, share, pool, limits, required)
     kept = np.flatnonzero(solution.kept)
@@ -98,8 +104,9 @@ def solve_map(
         estimate.categories,
         tuple(pool.names[i] for i in kept),
         estimate.expected_score[:, kept],
-        pool.active_params_b[kept],
+        pool.cost[kept],
         prices,
+        price_of,
     )
     worth = {
         preset: _worth(estimate, share, pool, choice)
@@ -124,7 +131,8 @@ def _worth(estimate: Estimate, share: FloatArray, pool: Pool, choice: IntArray) 
     score = float(share @ estimate.expected_score[rows, choice])
     error = float(np.linalg.norm(share * estimate.std_error[rows, choice]))
     interval = (score - _NORMAL_95 * error, score + _NORMAL_95 * error)
-    return Worth(score, interval, float(share @ pool.active_params_b[choice]))
+    active_b, cost = (float(share @ each[choice]) for each in (pool.active_params_b, pool.cost))
+    return Worth(score, interval, active_b, cost)
 
 
 def _of_pool(estimate: Estimate, share: FloatArray, pool: Pool) -> Sequence[str]:
@@ -133,7 +141,7 @@ def _of_pool(estimate: Estimate, share: FloatArray, pool: Pool) -> Sequence[str]
     if len(best) > 1 or len(pool.names) == 1:
         return ()
     return (
-        f"{pool.names[best[0]]} is the best expert in every category: a mapping over this pool "
+        f"{pool.names[best[0]]} is the best expert in every category: a mapping of categories "
         "can save parameters, but cannot score higher than it alone",
     )
 

@@ -7,16 +7,21 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import numpy as np
 
 from routers.base import Decision, FloatArray
+from routers.finer import FinerMap
 
 DEFAULT_PRESET = "default"
 """The preset of a client that names none."""
-FORMAT = 1
+PriceOf = Literal["params", "latency", "money"]
+"""What a price is for."""
+FORMAT = 2
+FINER_SUFFIX = ".npz"
+"""The finer map stands beside the table, in a file that is called alike."""
 
 
 class MappingError(ValueError):
@@ -122,7 +127,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     categories: tuple[str, ...]
     experts: tuple[str, ...]
     expected_score: list[list[float]]
-    active_params_b: list[float]
+    price_of: PriceOf
+    cost: list[float]
+    finer: str | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,9 +137,10 @@ class ScoredMapping:
     """Expected scores by category and expert, weighed by the router's probabilities.
 
     Ranks by the sum over categories of p(category | prompt) x expected_score(category, expert),
-    minus price x active_params_b(expert). A certain router gives the plain table of one expert for
-    each category; an uncertain one drifts to generalists by itself, so `Decision.category` and its
-    threshold play no part.
+    minus price x cost(expert). A certain router gives the plain table of one expert for each
+    category; an uncertain one drifts to generalists by itself, so `Decision.category` and its
+    threshold play no part. Where there is a finer map, and the prompt was embedded, what that
+    expects of the experts takes the place of the sum.
 
     Attributes
     ----------
@@ -140,10 +148,14 @@ class ScoredMapping:
     experts : tuple of str, length n_experts
     expected_score : ndarray of float64, shape (n_categories, n_experts)
         In [0, 1].
-    active_params_b : ndarray of float64, shape (n_experts,)
-        10^9 parameters used per token.
+    cost : ndarray of float64, shape (n_experts,)
+        Of an answer, in the unit of `price_of`.
     prices : Mapping of str to float
-        Preset -> price, in score per 10^9 active parameters; `DEFAULT_PRESET` among them.
+        Preset -> price, in score per unit of cost; `DEFAULT_PRESET` among them.
+    price_of : {"params", "latency", "money"}
+        What `cost` is: 10^9 active parameters, seconds, US dollars for 10^6 tokens.
+    finer : FinerMap or None
+        Knows the same experts in the same order.
 
     References
     ----------
@@ -153,8 +165,10 @@ class ScoredMapping:
     categories: tuple[str, ...]
     experts: tuple[str, ...]
     expected_score: FloatArray
-    active_params_b: FloatArray
+    cost: FloatArray
     prices: Mapping[str, float]
+    price_of: PriceOf = "params"
+    finer: FinerMap | None = None
 
     @classmethod
     def load(cls, path: Path, prices: Mapping[str, float]) -> ScoredMapping:
@@ -172,29 +186,47 @@ class ScoredMapping:
                 raise ValueError(f"format must be {FORMAT}; got {file.format}")
             if table.shape != (len(file.categories), len(file.experts)) or not table.size:
                 raise ValueError(f"expected_score has shape {table.shape}")
-            if len(file.active_params_b) != len(file.experts):
-                raise ValueError("active_params_b must have one number for each expert")
+            if len(file.cost) != len(file.experts):
+                raise ValueError("cost must have one number for each expert")
+            finer = None if file.finer is None else FinerMap.load(path.with_suffix(FINER_SUFFIX))
+            if finer is not None and (finer.digest, finer.n_experts) != (
+                file.finer,
+                len(file.cost),
+            ):
+                raise ValueError(f"the finer map beside it is another, {finer.digest}")
         except (OSError, ValueError) as error:
             raise MappingError(
                 f"{path} must be a mapping that coe map wrote; got {error}. Write it again"
             ) from error
-        return cls(file.categories, file.experts, table, np.array(file.active_params_b), prices)
+        cost = np.array(file.cost)
+        return cls(file.categories, file.experts, table, cost, prices, file.price_of, finer)
 
     def save(self, path: Path) -> None:
-        """Write the table to a file, all of it or nothing; prices are not in it."""
+        """Write the table to a file and the finer map beside it; prices are not in them.
+
+        Each file is written whole or not at all. A reader that comes between the two is told so:
+        the table names the map that belongs to it.
+        """
         content = json.dumps(
             {
                 "format": FORMAT,
                 "categories": self.categories,
                 "experts": self.experts,
                 "expected_score": self.expected_score.round(6).tolist(),
-                "active_params_b": self.active_params_b.tolist(),
+                "price_of": self.price_of,
+                "cost": self.cost.tolist(),
+                "finer": None if self.finer is None else self.finer.digest,
             },
             indent=1,
         )
+        beside = path.with_suffix(FINER_SUFFIX)
+        if self.finer is not None:
+            self.finer.save(beside)
         scratch = path.with_name(f".{path.name}.new")
         scratch.write_text(f"{content}\n", encoding="utf-8")
         scratch.replace(path)
+        if self.finer is None:
+            beside.unlink(missing_ok=True)
 
     @property
     def presets(self) -> tuple[str, ...]:
@@ -203,25 +235,25 @@ class ScoredMapping:
 
     @property
     def best_single(self) -> str:
-        """The expert with the highest mean over categories; the smallest among equals."""
+        """The expert with the highest mean over categories; the cheapest among equals."""
         overall = self.expected_score.mean(axis=0)
-        return self.experts[int(np.lexsort((self.active_params_b, -overall))[0])]
+        return self.experts[int(np.lexsort((self.cost, -overall))[0])]
 
     @property
     def digest(self) -> str:
         """A short hash of all that decides a ranking."""
         content = hashlib.sha256(repr((self.categories, self.experts)).encode())
         content.update(self.expected_score.tobytes())
-        content.update(self.active_params_b.tobytes())
+        content.update(self.cost.tobytes())
         content.update(json.dumps(dict(self.prices), sort_keys=True).encode())
+        content.update(b"" if self.finer is None else self.finer.digest.encode())
         return content.hexdigest()[:12]
 
     def plain(self, preset: str = DEFAULT_PRESET) -> Mapping[str, Sequence[str]]:
         """See `ExpertMapping.plain`."""
-        rows = np.eye(len(self.categories))
         return {
-            category: tuple(self.experts[i] for i in self._order(row, preset))
-            for category, row in zip(self.categories, rows, strict=True)
+            category: tuple(self.experts[i] for i in _order(row - self._charged(preset)))
+            for category, row in zip(self.categories, self.expected_score, strict=True)
         }
 
     def check(self, categories: Collection[str]) -> None:
@@ -232,20 +264,28 @@ class ScoredMapping:
                 f"it has {', '.join(self.categories)}. Make it again with coe map --write"
             )
 
-    def utility(self, probabilities: FloatArray, preset: str) -> FloatArray:
+    def expected(self, decision: Decision) -> FloatArray:
+        """Return the expected score of each expert for a prompt, shape (n_experts,)."""
+        if decision.expected is not None:
+            return decision.expected
+        return np.asarray(decision.probabilities @ self.expected_score)
+
+    def utility(self, decision: Decision, preset: str) -> FloatArray:
         """Return what each expert is worth for a prompt, shape (n_experts,)."""
-        value = probabilities @ self.expected_score - self.prices[preset] * self.active_params_b
-        return np.asarray(value, dtype=np.float64)
+        return np.asarray(self.expected(decision) - self._charged(preset))
 
     def rank(
         self, decision: Decision, candidates: Collection[str], preset: str = DEFAULT_PRESET
     ) -> tuple[str, ...]:
         """Return the experts of the table by utility; see `ExpertMapping.rank`."""
-        order = self._order(decision.probabilities, preset)
-        ranked = (self.experts[index] for index in order)
+        ranked = (self.experts[index] for index in _order(self.utility(decision, preset)))
         return tuple(name for name in ranked if name in candidates) or tuple(candidates)
 
-    def _order(self, probabilities: FloatArray, preset: str) -> list[int]:
-        """Return the experts' indices, best first."""
-        order: list[int] = np.argsort(-self.utility(probabilities, preset), kind="stable").tolist()
-        return order
+    def _charged(self, preset: str) -> FloatArray:
+        return np.asarray(self.prices[preset] * self.cost)
+
+
+def _order(utility: FloatArray) -> list[int]:
+    """Return the experts' indices, best first."""
+    order: list[int] = np.argsort(-utility, kind="stable").tolist()
+    return order

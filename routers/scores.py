@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -126,19 +126,21 @@ class Pool:
     total_params_b: FloatArray
     active_params_b: FloatArray
     weights: tuple[str, ...]
+    cost: FloatArray
 
     @classmethod
-    def of(cls, sizes: dict[str, tuple[float, float, str]]) -> Self:
-        """Make a pool of name -> (total, active, weights)."""
-        columns = list(zip(*sizes.values(), strict=True)) or [(), (), ()]
-        total, active = (np.array(column, dtype=np.float64) for column in columns[:2])
-        return cls(tuple(sizes), total, active, tuple(columns[2]))
+    def of(cls, sizes: Mapping[str, tuple[float, float, str, float]]) -> Self:
+        """Make a pool of name -> (total, active, weights, cost)."""
+        columns = list(zip(*sizes.values(), strict=True)) or [(), (), (), ()]
+        total, active, cost = (np.array(columns[at], dtype=np.float64) for at in (0, 1, 3))
+        return cls(tuple(sizes), total, active, tuple(columns[2]), cost)
 
     def only(self, names: Sequence[str]) -> Pool:
         """Return the pool of some of the experts, in the order of `names`."""
         at = [self.names.index(name) for name in names]
         weights = tuple(self.weights[index] for index in at)
-        return Pool(tuple(names), self.total_params_b[at], self.active_params_b[at], weights)
+        total, active, cost = self.total_params_b[at], self.active_params_b[at], self.cost[at]
+        return Pool(tuple(names), total, active, weights, cost)
 
     def resident_params_b(self, kept: BoolArray) -> float:
         """Return 10^9 parameters of the distinct weights of the experts that are kept."""
@@ -146,31 +148,45 @@ class Pool:
         return float(sum(sizes.values()))
 
 
-def read_sizes(path: Path) -> Pool:
+COST_COLUMNS = {
+    "params": "active_params_b",
+    "latency": "latency_s",
+    "money": "usd_per_million_tokens",
+}
+"""What a price is for -> where that stands, in the CSV and in the registry alike."""
+
+
+def read_sizes(path: Path, price_of: str = "params") -> Pool:
     """Read a CSV ``model,total_params_b,active_params_b``, with a column ``weights`` if need be.
 
-    Models without both sizes are left out.
+    Models without both sizes, or without the column of `COST_COLUMNS`, are left out.
+
+    Parameters
+    ----------
+    path : Path
+    price_of : str
+        A key of `COST_COLUMNS`.
 
     Raises
     ------
     DataError
         The file cannot be read, a column is missing, or a size is not a number above 0.
     """
-    sizes: dict[str, tuple[float, float, str]] = {}
+    sizes: dict[str, tuple[float, float, str, float]] = {}
+    columns = ("total_params_b", "active_params_b", COST_COLUMNS[price_of])
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for number, row in enumerate(csv.DictReader(file), start=2):
-                total, active = (
-                    _size(row, key, f"{path}:{number}")
-                    for key in ("total_params_b", "active_params_b")
-                )
-                if total is not None and active is not None:
-                    sizes[row["model"]] = (total, active, row.get("weights") or row["model"])
+                total, active, cost = (_size(row, key, f"{path}:{number}") for key in columns)
+                if total is not None and active is not None and cost is not None:
+                    weights = row.get("weights") or row["model"]
+                    sizes[row["model"]] = (total, active, weights, cost)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} must be a readable CSV file; got {error}") from error
     except KeyError as error:
         raise DataError(
-            f"{path} must begin with model,total_params_b,active_params_b; {error} is missing"
+            f"{path} must have the columns model,{','.join(dict.fromkeys(columns))}; {error} is "
+            "missing"
         ) from error
     return Pool.of(sizes)
 

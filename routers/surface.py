@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from routers.arrays import IntArray
 from routers.base import FloatArray
 
-_MOST_CHARS = 20_000
+_MOST_CHARS = 4_000
+_ASCII = 128
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _OPTION = re.compile(r"^\(?[A-J][.)] .*$", re.MULTILINE)
 _BLANK = re.compile(r"_{2,}")
@@ -21,6 +23,7 @@ _CALCULATES = re.compile(
     r"\b(?:calculate|compute|determine|find|how (?:far|long|many|much))\b", re.IGNORECASE
 )
 _CHOOSES = re.compile(r"\b(?:best|except|following|which|who)\b", re.IGNORECASE)
+_OPERATORS, _LATEX, _BRACKETS = ([*map(ord, chars)] for chars in ("=+*/^<>", "\\$", "{}[]();_"))
 _PROGRAMS = re.compile(r"\b(?:assert|def|function|import|print|return)\b")
 
 NAMES = (
@@ -52,24 +55,31 @@ def surface(prompts: Sequence[str]) -> FloatArray:
 
 def _one(prompt: str) -> tuple[float, ...]:
     n_chars = len(prompt) + 1
+    counts = _counts(prompt)
     options = _OPTION.findall(prompt)
     words = prompt.split()
     return (
         np.log(n_chars),
-        np.log1p(prompt.count("\n")),
-        sum(map(len, words)) / max(len(words), 1),
-        sum(char.isdigit() for char in prompt) / n_chars,
-        sum(char.isupper() for char in prompt) / n_chars,
-        sum(ord(char) > 127 for char in prompt) / n_chars,
+        np.log1p(counts[ord("\n")]),
+        len("".join(words)) / max(len(words), 1),
+        counts[ord("0") : ord("9") + 1].sum() / n_chars,
+        counts[ord("A") : ord("Z") + 1].sum() / n_chars,
+        counts[_ASCII] / n_chars,
         np.log1p(len(_NUMBER.findall(prompt))),
-        np.log1p(sum(prompt.count(char) for char in "=+*/^<>")),
-        np.log1p(prompt.count("\\") + prompt.count("$")),
-        np.log1p(sum(prompt.count(char) for char in "{}[]();_")),
+        np.log1p(counts[_OPERATORS].sum()),
+        np.log1p(counts[_LATEX].sum()),
+        np.log1p(counts[_BRACKETS].sum()),
         np.log1p(len(options)),
-        np.log1p(sum(map(len, options))),
+        np.log1p(len("".join(options))),
         np.log1p(len(_BLANK.findall(prompt))),
         float("?" in prompt),
         float(_CALCULATES.search(prompt) is not None),
         float(_CHOOSES.search(prompt) is not None),
         float(_PROGRAMS.search(prompt) is not None),
     )
+
+
+def _counts(prompt: str) -> IntArray:
+    """Return how often each ASCII character occurs, and last all others together."""
+    codes = np.frombuffer(prompt.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    return np.bincount(np.minimum(codes, _ASCII), minlength=_ASCII + 1)

@@ -21,7 +21,8 @@ PRODUCT = [path for path in FILES if path.relative_to(REPO).parts[0] != "tests"]
 
 MAY_IMPORT = {"gateway": {"gateway", "routers"}, "routers": {"routers"}}
 MAY_IMPORT |= {"eval": {"gateway", "routers", "eval"}, "tests": set(PACKAGES)}
-SERVING = {"artifact", "base", "card", "encoder", "keyword", "llm", "mapping", "registry", "text"}
+SERVING = {"artifact", "base", "card", "encoder", "finer", "keyword", "llm", "mapping"}
+SERVING |= {"registry", "text"}
 """The modules of `routers` that the gateway may import."""
 OFFLINE = {"gateway.mapping_commands", "gateway.mapping_run"}
 """`coe map`: joins the registry with the solver of `routers`; what serves never imports it."""

@@ -16,6 +16,8 @@ from gateway.experts import AUTO
 from gateway.planner import Plan
 from gateway.protocol import parse_chat_request
 from gateway.services import services_of
+from routers.base import Decision
+from routers.mapping import ExpertMapping, ScoredMapping
 
 router = APIRouter(prefix="/v1")
 
@@ -77,6 +79,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "active_params_b": None if size is None else size + plan.router_active_params_b,
         "cache": plan.cache,
         "read": None,
+        "experts": None,
     }
     if decision is not None and reading is not None and plan.router is not None:
         names = plan.router.categories_
@@ -86,5 +89,21 @@ def describe(plan: Plan) -> dict[str, Any]:
             "confidence": decision.confidence,
             "probabilities": dict(zip(names, decision.probabilities.tolist(), strict=True)),
             "read": {"text": reading.text, "of": asdict(reading.read)},
+            "experts": _weighed(plan.mapping, decision, plan.preset),
         }
     return shown
+
+
+def _weighed(
+    mapping: ExpertMapping | None, decision: Decision, preset: str | None
+) -> dict[str, dict[str, float]] | None:
+    """Return expected score and utility by expert; None where experts are ranked by hand."""
+    if not isinstance(mapping, ScoredMapping) or preset is None:
+        return None
+    scores, utilities = mapping.expected(decision), mapping.utility(decision, preset)
+    return {
+        name: {"expected_score": score, "utility": utility}
+        for name, score, utility in zip(
+            mapping.experts, scores.tolist(), utilities.tolist(), strict=True
+        )
+    }

@@ -1,10 +1,11 @@
-"""The cache of routing choices: a router's probabilities for a text, kept across processes.
+"""The cache of routing choices: what a router says of a text, kept across processes.
 
 It can only ever make a request faster: when Redis fails, requests go on without it (`Link`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol, cast
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from cachetools import TTLCache
 from gateway.cache.link import Link
 from gateway.errors import CacheError
 from routers.base import FloatArray, Router
+from routers.finer import FinerMap
 
 PREFIX = "coe:1:choice"
 """Start of every key; the number changes with the format of the values."""
@@ -24,25 +26,46 @@ LOCAL_CHOICES = 4096
 _TOLERANCE = 1e-6
 
 
-def choice_key(tenant: str, router: Router, text: str) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is known of a text before the mapping chooses.
+
+    Attributes
+    ----------
+    probabilities : ndarray of float64, shape (n_categories,)
+        A row of the router's.
+    expected : ndarray of float64, shape (n_experts,), or None
+        What the mapping's finer categories expect of its experts; None where there are none.
+    """
+
+    probabilities: FloatArray
+    expected: FloatArray | None = None
+
+
+def choice_key(tenant: str, router: Router, text: str, finer: FinerMap | None = None) -> bytes:
     """Return the key of a choice: nothing of the text can be read from it.
 
-    Two tenants never share a key, nor do two versions of a router.
+    Two tenants never share a key, nor do two versions of a router or of finer categories.
     """
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    parts = (tenant, router.name, router.version, digest.hexdigest())
+    parts = [tenant, router.name, router.version, digest.hexdigest()]
+    if finer is not None:
+        parts.append(finer.digest)
     return ":".join((PREFIX, *(quote(part, safe="") for part in parts))).encode()
 
 
 class ChoiceCache(Protocol):
-    """Probabilities by key."""
+    """Choices by key."""
 
-    async def get(self, key: bytes, n_categories: int) -> FloatArray | None:
-        """Return the probabilities, shape (n_categories,), or None when there are none."""
+    async def get(self, key: bytes, n_categories: int, n_experts: int = 0) -> Choice | None:
+        """Return a choice, or None when there is none.
+
+        `n_experts` is how many the finer categories know; 0 without any.
+        """
         ...
 
-    def set(self, key: bytes, probabilities: FloatArray) -> None:
-        """Keep the probabilities; does not wait, and does little when the cache is gone."""
+    def set(self, key: bytes, choice: Choice) -> None:
+        """Keep a choice; does not wait, and does little when the cache is gone."""
         ...
 
 
@@ -60,45 +83,50 @@ class RedisChoiceCache:
     def __init__(self, link: Link, ttl_s: int) -> None:
         self._link = link
         self._ttl_s = ttl_s
-        self._local: TTLCache[bytes, FloatArray] = TTLCache(LOCAL_CHOICES, ttl_s)
+        self._local: TTLCache[bytes, Choice] = TTLCache(LOCAL_CHOICES, ttl_s)
 
-    async def get(self, key: bytes, n_categories: int) -> FloatArray | None:
+    async def get(self, key: bytes, n_categories: int, n_experts: int = 0) -> Choice | None:
         """See `ChoiceCache.get`."""
-        row = self._local.get(key)
-        if row is not None:
-            return row
+        choice = self._local.get(key)
+        if choice is not None:
+            return choice
         try:
             with self._link.guarded("get") as redis:
-                row = decode_row(cast(bytes | None, await redis.get(key)), n_categories)
+                value = cast(bytes | None, await redis.get(key))
+                choice = decode_choice(value, n_categories, n_experts)
         except CacheError:
             return None
-        if row is not None:
-            self._local[key] = row
-        return row
+        if choice is not None:
+            self._local[key] = choice
+        return choice
 
-    def set(self, key: bytes, probabilities: FloatArray) -> None:
+    def set(self, key: bytes, choice: Choice) -> None:
         """See `ChoiceCache.set`."""
-        self._local[key] = probabilities
-        self._link.put(key, encode_row(probabilities), self._ttl_s)
+        self._local[key] = choice
+        self._link.put(key, encode_choice(choice), self._ttl_s)
 
 
-def encode_row(probabilities: FloatArray) -> bytes:
-    """Return probabilities as little-endian float64: a choice comes back to the last bit."""
-    return probabilities.astype("<f8").tobytes()
+def encode_choice(choice: Choice) -> bytes:
+    """Return a choice as little-endian float64: it comes back to the last bit."""
+    parts = [choice.probabilities] + ([] if choice.expected is None else [choice.expected])
+    return np.concatenate(parts).astype("<f8").tobytes()
 
 
-def decode_row(value: bytes | None, n_categories: int) -> FloatArray | None:
-    """Return the probabilities of a cached value; None stays None.
+def decode_choice(value: bytes | None, n_categories: int, n_experts: int = 0) -> Choice | None:
+    """Return the choice of a cached value; None stays None.
 
     Raises
     ------
     ValueError
-        When the value is not `n_categories` probabilities.
+        When the value is not `n_categories` probabilities, with or without `n_experts` scores.
     """
     if value is None:
         return None
-    row = np.frombuffer(value, dtype="<f8").astype(np.float64)
+    numbers = np.frombuffer(value, dtype="<f8").astype(np.float64)
+    row, expected = numbers[:n_categories], numbers[n_categories:]
     each_fits = np.all((row >= 0) & (row <= 1 + _TOLERANCE))  # also keeps the sum from overflowing
     if row.shape != (n_categories,) or not each_fits or abs(float(row.sum()) - 1) > _TOLERANCE:
         raise ValueError(f"a cached choice must be {n_categories} probabilities")
-    return row
+    if len(expected) not in (0, n_experts) or not np.isfinite(expected).all():
+        raise ValueError(f"a cached choice must hold {n_experts} expected scores or none")
+    return Choice(row, expected if len(expected) else None)

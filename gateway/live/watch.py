@@ -13,6 +13,7 @@ from gateway.config import read_experts_text
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
 from gateway.schema import MappingTable
+from routers.mapping import FINER_SUFFIX
 
 Signature = tuple[tuple[str, int, int, int], ...]
 
@@ -46,11 +47,12 @@ def glance(path: Path, registry: ExpertRegistry) -> Glance:
 
 
 def artifacts_of(registry: ExpertRegistry) -> Signature:
-    """Return what changes when the router's folder or the mapping's table is replaced or edited."""
+    """Return what changes when a file of the router or of the mapping is replaced or edited."""
     folder = registry.router_path
     paths = [folder, *sorted(folder.rglob("*"))]
     if isinstance(registry.file.mapping, MappingTable):
-        paths.append(registry.path.parent / registry.file.mapping.table)
+        table = registry.path.parent / registry.file.mapping.table
+        paths += [table, table.with_suffix(FINER_SUFFIX)]
     return tuple(_signed(path) for path in paths)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from routers.artifact import load_router, read_card, save_router
 from routers.bag import BagRouter
-from routers.base import Router
+from routers.base import Router, encoder_digest, predict_and_embed
 from routers.cascade import CascadeRouter
 from routers.finetuned import FinetunedRouter
 from routers.knn import KnnRouter
@@ -114,6 +114,15 @@ def test_a_saved_router_answers_alike(router: StoredRouter, tmp_path: Path) -> N
     assert (loaded.type, loaded.categories_) == (router.type, router.categories_)
     assert loaded.active_params_b == router.active_params_b
     assert loaded.min_confidence == 0.4
+
+
+def test_a_text_is_embedded_on_the_way_to_the_same_row(router: StoredRouter) -> None:
+    texts = [*HELD_OUT_TEXTS, *NASTY]
+    found = [predict_and_embed(router, text) for text in texts]
+    assert np.array([row for row, _ in found]).tobytes() == router.predict_proba(texts).tobytes()
+    embedded = [embedding for _, embedding in found if embedding is not None]
+    assert bool(embedded) == (encoder_digest(router) is not None)
+    np.testing.assert_allclose([float(np.linalg.norm(one)) for one in embedded], 1)
 
 
 def test_saving_again_writes_the_same_bytes(router: StoredRouter, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ POOL = Pool(
     np.array([1.0, 7.0, 70.0]),
     np.array([1.0, 7.0, 70.0]),
     ("small", "maths", "big"),
+    np.array([1.0, 7.0, 70.0]),
 )
 RATES = {"chat": [0.6, 0.1, 0.8], "math": [0.1, 0.9, 0.5]}
 

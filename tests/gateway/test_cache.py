@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from gateway.accounting import KEY as LEDGER
 from gateway.cache.choices import (
     PREFIX,
+    Choice,
     choice_key,
-    decode_row,
-    encode_row,
+    decode_choice,
+    encode_choice,
 )
 from gateway.cache.link import RETRY_AFTER_S, connect
 from gateway.errors import ConfigError
@@ -236,27 +237,40 @@ def test_a_key_can_be_made_of_any_text() -> None:
 @given(st.lists(st.floats(0, 1, exclude_min=True), min_size=1, max_size=60))
 def test_probabilities_come_back_to_the_last_bit(weights: list[float]) -> None:
     row = np.array(weights) / np.sum(weights)
-    back = decode_row(encode_row(row), len(weights))
+    back = decode_choice(encode_choice(Choice(row)), len(weights))
     assert back is not None
-    assert back.tobytes() == row.tobytes()
+    assert back.probabilities.tobytes() == row.tobytes()
+    assert back.expected is None
+
+
+@given(st.lists(st.floats(-1, 2), min_size=1, max_size=60))
+def test_expected_scores_come_back_with_them(scores: list[float]) -> None:
+    choice = Choice(np.array([0.25, 0.75]), np.array(scores))
+    back = decode_choice(encode_choice(choice), 2, len(scores))
+    assert back is not None
+    assert back.expected is not None
+    assert back.expected.tolist() == scores
+    assert back.probabilities.tolist() == [0.25, 0.75]
+    with pytest.raises(ValueError, match="expected scores or none"):
+        decode_choice(encode_choice(choice), 2, len(scores) + 1)
 
 
 def test_no_value_is_no_choice() -> None:
-    assert decode_row(None, 3) is None
+    assert decode_choice(None, 3) is None
 
 
 @given(st.binary(), st.integers(1, 4))
 def test_any_other_value_is_refused(value: bytes, n_categories: int) -> None:
     with pytest.raises(ValueError):
-        decode_row(value, n_categories)
+        decode_choice(value, n_categories)
 
 
 @example([1.7e308, 1.7e308, 0.0])
 @given(st.lists(st.floats(), min_size=3, max_size=3))
 def test_what_is_no_distribution_is_refused(row: list[float]) -> None:
     try:
-        decoded = decode_row(np.array(row).tobytes(), 3)
+        decoded = decode_choice(np.array(row).tobytes(), 3)
     except ValueError:
         return
     assert decoded is not None
-    assert decoded.sum() == pytest.approx(1)
+    assert decoded.probabilities.sum() == pytest.approx(1)

@@ -169,7 +169,7 @@ def shipped_scores(folder: Path) -> Path:
 def test_write_keeps_the_comments(tmp_path: Path, shipped: Path) -> None:
     before = shipped.read_text().splitlines()
     scores = shipped_scores(tmp_path)
-    arguments = ("--config", str(shipped), "--write", "--preset", "small=0.01")
+    arguments = ("--config", str(shipped), "--plain", "--write", "--preset", "small=0.01")
     found = solved(str(scores), *arguments)
     assert found["resident_params_b"] == pytest.approx(0.1345)
     after = shipped.read_text().splitlines()
@@ -190,7 +190,7 @@ def test_write_leaves_the_keys_behind_the_mapping_alone(tmp_path: Path, shipped:
     head, _, mapping = shipped.read_text().partition("\nmapping:")
     first, _, rest = head.partition("\nexperts:")
     shipped.write_text(f"{first}\nmapping:{mapping}\n# the experts\nexperts:{rest}\n")
-    done = run(str(shipped_scores(tmp_path)), "--config", str(shipped), "--write")
+    done = run(str(shipped_scores(tmp_path)), "--config", str(shipped), "--plain", "--write")
     assert done.exit_code == 0, done.output
     assert shipped.read_text().endswith(f"\n# the experts\nexperts:{rest}\n")
     assert load_experts_file(shipped).experts == load_experts_file(REPO / "experts.yaml").experts
@@ -212,6 +212,8 @@ def test_the_router_sorts_prompts_that_come_with_other_categories(
         for i in range(30)
     ]
     found = solved(str(write_scores(tmp_path / "s.jsonl", rows)), "--config", str(shipped))
+    assert not found["finer"]
+    assert any("100 prompts or more must be embedded" in text for text in found["warnings"])
     assert found["presets"]["default"]["coding"][0] == "coding"
     assert found["expected"]["default"]["score"] > 0.8
 
@@ -264,7 +266,7 @@ def test_the_gateway_routes_by_the_solved_map(upstream: UpstreamServer, tmp_path
     config = write_experts(tmp_path / "experts.yaml", experts, {}, min_confidence=0)
     rates = {name: RATES["math" if name == "coding" else "chat"] for name in categories}
     scores = write_scores(tmp_path / "scores.jsonl", score_lines(rates))
-    solved(str(scores), "--config", str(config), "--preset", "tiny=0.5", "--write")
+    solved(str(scores), "--config", str(config), "--plain", "--preset", "tiny=0.5", "--write")
     assert ExpertRegistry.load(config).file.mapping == MappingTable(
         table="mapping.json", presets={"default": 0.0, "tiny": 0.5}
     )
@@ -284,8 +286,29 @@ def test_the_gateway_routes_by_the_solved_map(upstream: UpstreamServer, tmp_path
         assert gateway.stats()["by_expert"]["maths"]["requests"] == 1
 
 
+def test_a_price_may_be_for_latency_or_money(tmp_path: Path, files: tuple[str, str]) -> None:
+    sizes = tmp_path / "costs.csv"
+    sizes.write_text(
+        "model,total_params_b,active_params_b,latency_s,usd_per_million_tokens\n"
+        "small,1,1,9,0.1\nbig,70,70,1,5\nmaths,7,7,2,\n"
+    )
+    asked = (files[0], "--sizes", str(sizes), "--price", "0.1", "--price-of")
+    quick = solved(*asked, "latency")
+    assert quick["price_of"] == "latency"
+    assert quick["presets"]["default"]["chat"] == ["big", "maths"]
+    assert quick["expected"]["default"]["cost"] == pytest.approx(1.5)
+    assert "1.50 s" in run(*asked, "latency").stdout
+    cheap = solved(*asked, "money")
+    assert cheap["presets"]["default"]["chat"][0] == "small"
+    assert "maths" not in cheap["kept"]
+    assert "0.100 USD for 10^6 tokens" in " ".join(run(*asked, "money").stdout.split())
+    done = run(files[0], "--sizes", files[1], "--price-of", "latency")
+    assert done.exit_code == 2
+    assert "latency_s is missing" in " ".join(done.output.split()).replace("'", "")
+
+
 def test_a_table_for_other_categories_is_refused(tmp_path: Path, shipped: Path) -> None:
-    solved(str(shipped_scores(tmp_path)), "--config", str(shipped), "--write")
+    solved(str(shipped_scores(tmp_path)), "--config", str(shipped), "--plain", "--write")
     table = json.loads((tmp_path / "mapping.json").read_text())
     table["categories"][0] = "astrology"
     (tmp_path / "mapping.json").write_text(json.dumps(table))

@@ -53,7 +53,7 @@ def test_an_uncertain_router_drifts_to_the_generalist() -> None:
 def test_a_price_buys_smaller_experts() -> None:
     assert MAPPING.rank(decision(1, 0), EVERYONE, "small")[0] == "small"
     np.testing.assert_allclose(
-        MAPPING.utility(np.array([0.5, 0.5]), "small"), [0.55 - 0.05, 0.65 - 3.5, 0.6 - 0.35]
+        MAPPING.utility(decision(0.5, 0.5), "small"), [0.55 - 0.05, 0.65 - 3.5, 0.6 - 0.35]
     )
 
 
@@ -86,14 +86,16 @@ def test_a_saved_mapping_ranks_alike_and_its_digest_sees_every_change(tmp_path: 
     [
         "",
         "{}",
-        '{"format": 2, "categories": ["a"], "experts": ["e"], "expected_score": [[1]], '
-        '"active_params_b": [1]}',
-        '{"format": 1, "categories": ["a"], "experts": ["e"], "expected_score": [[1, 2]], '
-        '"active_params_b": [1]}',
         '{"format": 1, "categories": ["a"], "experts": ["e"], "expected_score": [[1]], '
-        '"active_params_b": []}',
-        '{"format": 1, "categories": ["a", "b"], "experts": ["e"], "expected_score": [[1], []], '
-        '"active_params_b": [1]}',
+        '"price_of": "params", "cost": [1], "finer": null}',
+        '{"format": 2, "categories": ["a"], "experts": ["e"], "expected_score": [[1, 2]], '
+        '"price_of": "params", "cost": [1], "finer": null}',
+        '{"format": 2, "categories": ["a"], "experts": ["e"], "expected_score": [[1]], '
+        '"price_of": "params", "cost": [], "finer": null}',
+        '{"format": 2, "categories": ["a", "b"], "experts": ["e"], "expected_score": [[1], []], '
+        '"price_of": "params", "cost": [1], "finer": null}',
+        '{"format": 2, "categories": ["a"], "experts": ["e"], "expected_score": [[1]], '
+        '"price_of": "params", "cost": [1], "finer": "0123456789ab"}',
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, content: str) -> None:
@@ -108,10 +110,17 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         ScoredMapping.load(tmp_path / "none.json", {"default": 0.0})
 
 
+def test_what_is_expected_of_a_prompt_stands_above_its_category() -> None:
+    sure = decide(np.array([0.0, 1.0]), CATEGORIES, 0, expected=np.array([0.9, 0.2, 0.1]))
+    assert MAPPING.rank(sure, EVERYONE, "best")[0] == "small"
+    assert MAPPING.expected(sure).tolist() == [0.9, 0.2, 0.1]
+
+
 @given(st.floats(0, 1), st.sampled_from(MAPPING.presets))
 def test_a_ranking_holds_every_expert_in_order_of_utility(p: float, preset: str) -> None:
     probabilities = np.array([p, 1 - p])
     ranked = MAPPING.rank(decide(probabilities, CATEGORIES, 0), EVERYONE, preset)
     assert sorted(ranked) == sorted(EVERYONE)
-    utility = dict(zip(MAPPING.experts, MAPPING.utility(probabilities, preset), strict=True))
+    values = MAPPING.utility(decision(p, 1 - p), preset)
+    utility = dict(zip(MAPPING.experts, values, strict=True))
     assert [utility[name] for name in ranked] == sorted(utility.values(), reverse=True)

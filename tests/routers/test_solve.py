@@ -18,7 +18,7 @@ def pool_of(rng: np.random.Generator, n_experts: int) -> Pool:
     size = dict(zip(weights, total, strict=True))
     total = np.array([size[name] for name in weights])
     names = tuple(f"e{i}" for i in range(n_experts))
-    return Pool(names, total, total * rng.choice([0.25, 1.0], n_experts), tuple(weights))
+    return Pool(names, total, total * rng.choice([0.25, 1.0], n_experts), tuple(weights), total)
 
 
 def keeps_to(
@@ -84,7 +84,7 @@ def test_the_optimum_is_that_of_brute_force(
 def test_presets_share_one_budget() -> None:
     names = ("small", "big", "other")
     sizes = np.array([1.0, 10.0, 10.0])
-    pool = Pool(names, sizes, sizes, names)
+    pool = Pool(names, sizes, sizes, names, sizes)
     score = np.array([[0.5, 0.9, 0.8], [0.5, 0.6, 0.9]])
     utility = np.stack([score - price * sizes for price in (0.0, 0.1)])
     found = solve(utility, np.array([0.5, 0.5]), pool, Limits(total_params_b=11))
@@ -94,7 +94,7 @@ def test_presets_share_one_budget() -> None:
 
 def test_without_limits_every_category_takes_its_best() -> None:
     utility = np.array([[[0.1, 0.2], [0.4, 0.3]]])
-    pool = Pool(("a", "b"), np.ones(2), np.ones(2), ("a", "b"))
+    pool = Pool(("a", "b"), np.ones(2), np.ones(2), ("a", "b"), np.ones(2))
     found = solve(utility, np.array([0.5, 0.5]), pool, Limits())
     assert found.choice.tolist() == [[1, 0]]
     assert found.objective.tolist() == pytest.approx([0.3])

@@ -1,0 +1,105 @@
+"""Finer categories from ``coe map`` to a running gateway that serves them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import coe
+from gateway.errors import ConfigError
+from routers.mapping import ScoredMapping
+from tests.gateway.test_map_command import solved, write_scores
+from tests.servers import UpstreamServer, run_gateway, write_experts
+
+RECALL = "Who was the physicist known for the law of {}?"
+CALCULATE = "Compute the force in newtons: {} kg * 9.8 m/s^2 + {} N = ?"
+
+
+@pytest.fixture(scope="module")
+def physics(upstream: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a registry of two experts, and scores in which only calculating tells them apart."""
+    folder = tmp_path_factory.mktemp("physics")
+    experts = [
+        {
+            "name": name,
+            "model": "ok",
+            "base_url": upstream.base_url,
+            "active_params_b": 7.0,
+            "total_params_b": 7.0,
+        }
+        for name in ("recalls", "calculates")
+    ]
+    write_experts(folder / "experts.yaml", experts, {}, min_confidence=0)
+    rows = [
+        {
+            "id": str(i),
+            "prompt": (CALCULATE if i % 2 else RECALL).format(i, i + 1),
+            "category": "science",
+            "scores": {"recalls": float(i % 2 == 0), "calculates": float(i % 2)},
+        }
+        for i in range(120)
+    ]
+    write_scores(folder / "scores.jsonl", rows)
+    config = str(folder / "experts.yaml")
+    found = solved(str(folder / "scores.jsonl"), "--config", config, "--write")
+    assert found["finer"]
+    assert found["kept"] == ["recalls", "calculates"]
+    assert any("finer categories gain +" in text for text in found["warnings"])
+    return folder
+
+
+def test_finer_categories_are_served(physics: Path, tmp_path: Path) -> None:
+    config = physics / "experts.yaml"
+    asked = {"recalls": RECALL.format("gravity"), "calculates": CALCULATE.format(500, 7)}
+    with run_gateway(config, tmp_path) as gateway:
+        for expert, prompt in asked.items():
+            fresh, cached = (gateway.post("/v1/route", json={"prompt": prompt}) for _ in range(2))
+            shown = fresh.json()
+            assert (shown["expert"], shown["cache"]) == (expert, "miss")
+            weighed = shown["experts"]
+            assert weighed[expert]["utility"] == weighed[expert]["expected_score"]
+            assert weighed[expert]["expected_score"] > 0.7
+            assert cached.json() == {**shown, "cache": "hit", "reason": "cached_choice"} | {
+                "active_params_b": 7.0
+            }
+            assert gateway.chat("auto", prompt).headers["x-coe-expert"] == expert
+    told = CliRunner().invoke(coe, ["route", asked["recalls"], "--config", str(config)])
+    assert "recalls: expected score" in told.stdout
+
+
+def test_without_an_embedding_the_table_decides(physics: Path) -> None:
+    config = physics / "ruled.yaml"
+    written = (physics / "experts.yaml").read_text().rstrip()
+    config.write_text(written.removesuffix("}") + ", keywords: {science: [newtons]}}")
+    done = CliRunner().invoke(
+        coe, ["route", CALCULATE.format(1, 2), "--config", str(config), "--json"]
+    )
+    scores = json.loads(done.stdout)["experts"]
+    assert scores["recalls"]["expected_score"] == pytest.approx(0.5, abs=0.01)
+    assert scores["calculates"]["expected_score"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_finer_categories_of_another_encoder_are_refused(physics: Path, tmp_path: Path) -> None:
+    mapping = ScoredMapping.load(physics / "mapping.json", {"default": 0.0})
+    assert mapping.finer is not None
+    other = replace(mapping, finer=replace(mapping.finer, encoder_digest="another"))
+    other.save(tmp_path / "mapping.json")
+    config = tmp_path / "experts.yaml"
+    config.write_text((physics / "experts.yaml").read_text())
+    done = CliRunner().invoke(coe, ["route", "hello", "--config", str(config)])
+    assert isinstance(done.exception, ConfigError)
+    assert "must know the encoder of the router" in str(done.exception)
+
+
+def test_finer_categories_that_do_not_pay_are_left_out(physics: Path) -> None:
+    rows = [json.loads(line) for line in (physics / "scores.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["scores"] = {"recalls": 1.0, "calculates": 0.0}
+    scores = write_scores(physics / "flat.jsonl", rows)
+    found = solved(str(scores), "--config", str(physics / "experts.yaml"))
+    assert not found["finer"]
+    assert any("on held-out prompts: left out" in text for text in found["warnings"])
