@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gateway.cache.choices import Choice
 from gateway.config import parse_experts_file
 from gateway.errors import ConfigError
 from gateway.experts import AUTO, Expert, ExpertRegistry, check_keys
+from gateway.explore import Exploration, explorations
 from gateway.schema import LlmRouterConfig, MappingTable
 from routers.artifact import (
     ArtifactError,
@@ -50,6 +51,8 @@ class Composition:
         What it was loaded from.
     llm_router : LlmRouter or None
         The one among them that can say why; None without one.
+    explorations : Mapping of str to Exploration
+        Experts that are tried out, by name.
     """
 
     registry: ExpertRegistry
@@ -58,6 +61,7 @@ class Composition:
     trained: Router
     card: Card
     llm_router: LlmRouter | None
+    explorations: Mapping[str, Exploration] = field(default_factory=dict)
 
     @property
     def routes(self) -> dict[str, str]:
@@ -211,7 +215,8 @@ def compose(
         card = read_card(registry.router_path)
         same = before is not None and before.card == card
         trained = before.trained if before and same else load_router(registry.router_path)
-    return _assemble(registry, card, trained, ask)
+    composition = _assemble(registry, card, trained, ask)
+    return replace(composition, explorations=explorations(registry, trained))
 
 
 def _assemble(

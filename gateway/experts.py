@@ -42,6 +42,7 @@ class Expert:
     open_after_failures: int | None
     system_prompt: str | None
     cache: bool
+    explore_share: float
     timeout_s: Timeouts
     runtime: Runtime
 

@@ -10,22 +10,20 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from gateway.able import able, count_chars, nobody_has
 from gateway.cache.choices import Choice, ChoiceCache, choice_key
 from gateway.cache.sessions import Session, Sessions
 from gateway.composition import Composition
-from gateway.errors import ContextLengthError, InvalidRequestError, ModelNotFoundError
-from gateway.experts import Expert, ExpertRegistry
+from gateway.errors import ModelNotFoundError
+from gateway.experts import Expert
+from gateway.explore import explored
 from gateway.guard import Breaker
 from gateway.metrics import Metrics
 from routers.base import GENERAL, Decision, Router, RouterError
 from routers.keyword import KeywordRouter
-from routers.mapping import ExpertMapping
+from routers.mapping import DEFAULT_PRESET, ExpertMapping
 from routers.text import RequestText, read_request
 
-LIKELY_CHARS_PER_TOKEN = 3.0
-"""A cautious estimate of what a tokenizer makes of text."""
-MOST_CHARS_PER_TOKEN = 16.0
-"""What is certain not to fit is refused: no tokenizer in use does better than this."""
 LONG_CHARS = 200_000
 """Conversations longer than this are read beside the event loop."""
 MOST_ASKING = 64
@@ -66,6 +64,8 @@ class Plan:
         10^9 parameters spent on classifying: 0 for a cached choice or a pinned expert.
     stuck : bool
         Whether the conversation keeps an expert that the decision alone would not choose.
+    explores : bool
+        Whether the prompt tries out an expert; see `gateway.explore`.
     why : str
         The reason where there is no decision.
     preset : str or None
@@ -81,6 +81,7 @@ class Plan:
     cache: Cache
     router_active_params_b: float
     stuck: bool = False
+    explores: bool = False
     why: str = "pinned"
     preset: str | None = None
     mapping: ExpertMapping | None = None
@@ -92,6 +93,8 @@ class Plan:
             return self.why
         if self.stuck:
             return "sticky"
+        if self.explores:
+            return "explore"
         if self.cache == "hit" and self.decision.reason == "routed":
             return "cached_choice"
         return self.decision.reason
@@ -168,11 +171,13 @@ class Planner:
         router, choice, cache = await self._choose(composition, reading.text, tenant)
         decision = composition.decide(router, choice)
         ranked = composition.mapping.rank(decision, candidates, routes[model])
+        on_trial = composition.explorations if routes[model] == DEFAULT_PRESET else {}
+        tried = explored(on_trial, reading.text, decision.probabilities, candidates)
         kept = await self._kept(session, reading.text, decision, router, candidates)
-        experts = tuple(registry[name] for name in dict.fromkeys((*kept, *ranked)))
+        experts = tuple(registry[name] for name in dict.fromkeys((*kept, *tried, *ranked)))
         by_rule = isinstance(router, KeywordRouter) and router.matches(reading.text)
         spent = 0.0 if cache == "hit" or by_rule else router.active_params_b
-        stuck = experts[0].name != ranked[0]
+        stuck = experts[0].name != (*tried, *ranked)[0]
         return Plan(
             experts,
             decision,
@@ -181,6 +186,7 @@ class Planner:
             cache,
             spent,
             stuck,
+            explores=bool(tried),
             preset=routes[model],
             mapping=composition.mapping,
         )
@@ -205,7 +211,7 @@ class Planner:
         for expert in registry.values():
             if "embeddings" in expert.capabilities:
                 return Plan((expert,), None, None, None, "off", 0.0, why="capability")
-        raise _nobody_has({"embeddings"})
+        raise nobody_has({"embeddings"})
 
     def _not_found(self, model: str) -> ModelNotFoundError:
         known = ", ".join((*self.composition.routes, *self.composition.registry))
@@ -336,60 +342,3 @@ def pays(decision: Decision, text: str, categories: Sequence[str], before: str) 
     held = decision.probabilities[categories.index(before)] if before in categories else 0.0
     margin = SMALL_TALK_MARGIN if decision.category == GENERAL else SWITCH_MARGIN
     return bool(decision.confidence - held >= margin)
-
-
-def able(
-    registry: ExpertRegistry,
-    messages: Sequence[Mapping[str, Any]],
-    needs: Collection[str],
-    max_tokens: int,
-) -> tuple[str, ...]:
-    """Return the names of the experts that can take a request: capabilities, then context.
-
-    Experts that likely hold it, or else those that possibly do: tokens are not counted here.
-
-    Raises
-    ------
-    InvalidRequestError
-        When none has what the request needs.
-    ContextLengthError
-        When none has a context window that could hold it.
-    """
-    capable = [expert for expert in registry.values() if expert.capabilities.issuperset(needs)]
-    if not capable:
-        raise _nobody_has(needs)
-    n_chars = count_chars(messages)
-
-    def fits(expert: Expert, chars_per_token: float) -> bool:
-        window = expert.context_window
-        return window is None or n_chars / chars_per_token + max_tokens <= window
-
-    likely = [expert.name for expert in capable if fits(expert, LIKELY_CHARS_PER_TOKEN)]
-    possible = [expert.name for expert in capable if fits(expert, MOST_CHARS_PER_TOKEN)]
-    if not possible:
-        largest = max(expert.context_window or 0 for expert in capable)
-        raise ContextLengthError(
-            f"'messages' hold {n_chars} characters and the answer may take {max_tokens} tokens; "
-            f"the largest context window is {largest} tokens. Shorten the conversation.",
-            param="messages",
-        )
-    return tuple(likely or possible)
-
-
-def _nobody_has(needs: Collection[str]) -> InvalidRequestError:
-    return InvalidRequestError(
-        f"No expert has what this request needs: {', '.join(sorted(needs))}. "
-        "Leave it out, or list it under an expert's capabilities in experts.yaml."
-    )
-
-
-def count_chars(messages: Sequence[Mapping[str, Any]]) -> int:
-    """Return the characters of text in a conversation."""
-    total = 0
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            total += len(content)
-        elif isinstance(content, list):
-            total += sum(len(part.get("text") or "") for part in content if part["type"] == "text")
-    return total

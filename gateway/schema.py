@@ -146,8 +146,19 @@ class ExpertConfig(_Strict):
         description="Whether complete answers are kept for a while and given again to an equal "
         "request of the same tenant; a request decides for itself by its field `cache`.",
     )
+    explore_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0,
+        description="Share of the prompts that fit its description on which it is tried out, "
+        "whatever the mapping says of it; 0 = never.",
+    )
     timeout_s: Timeouts = Field(Timeouts(), description="How long to wait for it, in seconds.")
     runtime: Runtime = Field(Runtime(), description="How its process is run (local only).")
+
+    @model_validator(mode="after")
+    def _has_a_domain(self) -> Self:
+        if self.explore_share and not self.description.strip():
+            raise ValueError("must have a description: explore_share goes by it. Write one")
+        return self
 
     @field_validator("base_url")
     @classmethod

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.planner import LIKELY_CHARS_PER_TOKEN, count_chars
+from gateway.able import LIKELY_CHARS_PER_TOKEN, count_chars
 from gateway.protocol import ChatRequest
 
 PICTURE_TOKENS = 1600
