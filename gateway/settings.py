@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,11 @@ _REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 class Settings(BaseSettings):
-    """Settings; each is read from ``COE_<NAME>``, `redis_url` also from ``REDIS_URL``."""
+    """Settings; each is read from ``COE_<NAME>``, `redis_url` also from ``REDIS_URL``.
+
+    Those that are not set are looked for in the folder that ``COE_SECRETS_DIR`` names: the file
+    ``coe_api_key`` holds `api_key`, and so on.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="COE_", env_ignore_empty=True, frozen=True, populate_by_name=True
@@ -98,10 +103,16 @@ def load_settings(**flags: object) -> Settings:
     Raises
     ------
     ConfigError
-        When a value is out of its range.
+        When a value is out of its range, or there is no folder of secrets.
     """
+    folder = os.environ.get("COE_SECRETS_DIR") or None
+    if folder is not None and not Path(folder).is_dir():
+        raise ConfigError(
+            f"COE_SECRETS_DIR must name a folder of secrets; got {folder!r}. Correct or unset it"
+        )
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+        return Settings(_secrets_dir=folder, **given)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}; got {item['input']!r}"

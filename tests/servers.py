@@ -93,7 +93,12 @@ def wait_for(probe: Callable[[], Any], timeout_s: float = 15.0) -> Any:
 
 @contextmanager
 def run_gateway(
-    config: Path, tmp_path: Path, *flags: str, ready: bool = True, **environ: str
+    config: Path,
+    tmp_path: Path,
+    *flags: str,
+    ready: bool = True,
+    timeout_s: float = START_TIMEOUT_S,
+    **environ: str,
 ) -> Iterator[Gateway]:
     """Run ``coe serve`` on a free port until the block ends."""
     log_path = tmp_path / "gateway.log"
@@ -106,7 +111,7 @@ def run_gateway(
     gateway = Gateway(process, log_path)
     try:
         if ready:
-            gateway.url = wait_for(lambda: _url_in(gateway), START_TIMEOUT_S)
+            gateway.url = wait_for(lambda: _url_in(gateway), timeout_s)
         yield gateway
     finally:
         if process.poll() is None:

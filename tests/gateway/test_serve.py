@@ -76,3 +76,21 @@ def test_a_worker_does_not_run_alone() -> None:
 )
 def test_this_machine_is_told_from_others(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback
+
+
+def test_secrets_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "coe_api_key").write_text("from-a-file\n")
+    (tmp_path / "coe_admin_key").write_text("not-taken\n")
+    monkeypatch.setenv("COE_SECRETS_DIR", str(tmp_path))
+    monkeypatch.setenv("COE_ADMIN_KEY", "from-the-environment")
+    settings = load_settings()
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "from-a-file"
+    assert settings.admin_key is not None
+    assert settings.admin_key.get_secret_value() == "from-the-environment"
+
+
+def test_a_missing_folder_of_secrets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COE_SECRETS_DIR", "/nowhere")
+    with pytest.raises(ConfigError, match="must name a folder of secrets; got '/nowhere'"):
+        load_settings()

