@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.accounting import RedisLedger
-from gateway.api import admin, health, keys, messages, openai, responses, route
+from gateway.api import admin, experts, health, keys, messages, openai, responses, route
 from gateway.api.direct import DirectRoutes
 from gateway.api.failures import (
     on_bug,
@@ -38,7 +38,9 @@ from gateway.dispatch import Dispatcher
 from gateway.errors import ConfigError, GatewayError
 from gateway.keys import KeyStore
 from gateway.limits import Limits
+from gateway.live.editor import Editor
 from gateway.live.follower import Follower
+from gateway.live.versions import TIMEOUT_MS, VersionStore
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.planner import Planner
@@ -82,6 +84,7 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
         await services.ledger.store()
         await services.backend.aclose()
         await services.cache.aclose()
+        await services.editor.aclose()
         executor.shutdown()
 
     app = FastAPI(
@@ -94,7 +97,7 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
     app.add_exception_handler(Exception, on_bug)
-    for surface in (openai, messages, responses, route, admin, keys, health):
+    for surface in (openai, messages, responses, route, admin, experts, keys, health):
         app.include_router(surface.router)
     return app
 
@@ -107,10 +110,8 @@ def _services(
         raise ConfigError("run_dir must be set. Start the gateway with: coe serve")
     follower = Follower(run_dir, settings.config, environ)
     metrics = Metrics(CollectorRegistry(), environ.get("PROMETHEUS_MULTIPROC_DIR"))
-    redis = connect(
-        settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir),
-        settings.redis_timeout_ms,
-    )
+    url = settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir)
+    redis = connect(url, settings.redis_timeout_ms)
     backend = OpenAIBackend(run_dir, environ)
     link = Link(redis, metrics)
     cache = RedisChoiceCache(link, settings.choice_ttl_s)
@@ -120,9 +121,11 @@ def _services(
     limits = Limits(link, lambda: planner.composition.registry.largest_active_params_b)
     ledger = RedisLedger(redis, uuid4().hex, metrics, limits.charge)
     dispatcher = Dispatcher(backend, metrics)
+    versions = VersionStore(connect(url, TIMEOUT_MS), settings.config.name)
     services = Services(
         settings=settings,
         follower=follower,
+        editor=Editor(versions, settings.config, run_dir, environ, backend),
         planner=planner,
         guards=dispatcher.guards,
         pipeline=Pipeline(planner, dispatcher, ledger, answers),

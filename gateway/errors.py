@@ -14,6 +14,9 @@
     ├── PermissionDeniedError        403 permission_error
     ├── RateLimitError               429 rate_limit_error       rate_limit_exceeded
     │   └── QuotaError               429 rate_limit_error       insufficient_quota
+    ├── OvertakenEditError           412 invalid_request_error  overtaken
+    ├── UnconditionalEditError       428 invalid_request_error  if_match_missing
+    ├── EditsUnavailableError        503 api_error              edits_unavailable
     ├── KeysUnavailableError         503 api_error              keys_unavailable
     ├── StateUnavailableError        503 api_error              state_unavailable
     └── ExpertError                  502 api_error              expert_failed
@@ -148,6 +151,29 @@ class QuotaError(RateLimitError):
     """The active parameters that an API key may use in a day are used up."""
 
     code = "insufficient_quota"
+
+
+class OvertakenEditError(GatewayError):
+    """Somebody else edited the experts first."""
+
+    status = 412
+    type = "invalid_request_error"
+    code = "overtaken"
+
+
+class UnconditionalEditError(GatewayError):
+    """An edit does not say which state it edits."""
+
+    status = 428
+    type = "invalid_request_error"
+    code = "if_match_missing"
+
+
+class EditsUnavailableError(GatewayError):
+    """Redis, where the versions of the experts are, cannot be asked."""
+
+    status = 503
+    code = "edits_unavailable"
 
 
 class KeysUnavailableError(GatewayError):

@@ -24,7 +24,7 @@ from gateway.config import read_experts_text
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
 from gateway.live.keeper import Keeper
-from gateway.live.versions import VersionStore
+from gateway.live.versions import TIMEOUT_MS, VersionStore
 from gateway.logs import json_logging
 from gateway.settings import Settings
 from gateway.supervisor.plan import (
@@ -40,8 +40,6 @@ from gateway.worker import BACKLOG
 
 READY_POLL_S = 0.1
 STOP_SLACK_S = 5.0
-REDIS_TIMEOUT_MS = 1000
-"""Longest wait for the versions of the experts, beside the requests."""
 
 _log = logging.getLogger(__name__)
 
@@ -145,14 +143,14 @@ async def _keeper(
     settings: Settings, run_dir: Path, supervisor: Supervisor
 ) -> AsyncIterator[Keeper]:
     url = settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir)
-    redis = connect(url, REDIS_TIMEOUT_MS)
+    redis = connect(url, TIMEOUT_MS)
     path = settings.config.absolute()
     store = VersionStore(redis, path.name)
     linger_s = settings.drain_timeout_s
     try:
         yield Keeper(path, run_dir, supervisor, store, os.environ, linger_s)
     finally:
-        await redis.aclose()
+        await store.aclose()
 
 
 async def _announce(host: str, port: int, say: Callable[[str], None]) -> None:

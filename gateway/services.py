@@ -16,6 +16,7 @@ from gateway.composition import Composition
 from gateway.guard import Guards
 from gateway.keys import KeyStore
 from gateway.limits import Limits
+from gateway.live.editor import Editor
 from gateway.live.follower import Follower
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
@@ -37,6 +38,7 @@ class Services:
 
     settings: Settings
     follower: Follower
+    editor: Editor
     guards: Guards
     planner: Planner
     pipeline: Pipeline

@@ -133,7 +133,9 @@ class _File:
         kept = [pair for pair in node.value if pair[0].value not in removed]
         if new:
             at = self._line_end(self._end(*kept[-1]))
-            lines = "".join(f"{' ' * column}{key}: {_inline(fields[key])}\n" for key in new)
+            lines = "".join(
+                f"{' ' * column}{_inline(key)}: {_inline(fields[key])}\n" for key in new
+            )
             splices.append((at, at, lines))
         return splices
 
@@ -267,7 +269,7 @@ def _inline(value: object) -> str:
 
 def _block(fields: Fields, indent: str) -> str:
     """Write an expert with a key on each line; the first one goes behind a dash."""
-    return indent.join(f"{key}: {_inline(value)}\n" for key, value in fields.items())
+    return indent.join(f"{_inline(key)}: {_inline(value)}\n" for key, value in fields.items())
 
 
 def _flow(value: object) -> object:

@@ -15,14 +15,9 @@ from pathlib import Path
 
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.composition import checked_registry
-from gateway.errors import (
-    CacheError,
-    ConfigError,
-    ExpertError,
-    ExpertTimeoutError,
-    ExpertUnavailableError,
-)
+from gateway.errors import CacheError, ConfigError, ExpertError
 from gateway.experts import Expert, ExpertRegistry
+from gateway.live.answering import ANSWER_TIMEOUT_S, check_answers
 from gateway.live.files import replace_text
 from gateway.live.state import Live, write_live
 from gateway.live.versions import Version, VersionStore, digest_of
@@ -36,7 +31,6 @@ PERIOD_S = 0.25
 RETRY_S = 5.0
 """After which an edit that was refused is tried again: its reason may have passed."""
 LOAD_TIMEOUT_S = 600.0
-ANSWER_TIMEOUT_S = 1.0
 FILE, REPLICAS, ARTIFACTS, UNREADABLE = "file", "replicas", "artifacts", "unreadable"
 """Where an edit that was refused came from."""
 
@@ -204,7 +198,7 @@ class Keeper:
         try:
             registry, artifacts, specs = await asyncio.to_thread(self._checked, text)
             if not forced:
-                await self._check_answers(registry)
+                await check_answers(self._backend, registry, self._registry)
             await self._start(registry, specs)
         except ConfigError as error:
             self._refuse(source, text, str(error))
@@ -238,38 +232,6 @@ class Keeper:
         counted = self._live.n_refused if n_refused is None else n_refused
         self._live = Live(generation, number, text, error, counted)
         write_live(self._run_dir, self._live)
-
-    async def _check_answers(self, registry: ExpertRegistry) -> None:
-        """Refuse experts of which none answers, while one of those being served does."""
-        if await self._any_answers(registry) or not await self._any_answers(self._registry):
-            return
-        raise ConfigError(
-            f"{self._path.name}: at least one expert must answer; none does. Start one of them and "
-            "it is served, or force it: PUT /admin/experts/NAME?force=true, or a restart"
-        )
-
-    async def _any_answers(self, registry: ExpertRegistry) -> bool:
-        asking = [asyncio.create_task(self._answers(expert)) for expert in registry.values()]
-        try:
-            for first in asyncio.as_completed(asking):
-                if await first:
-                    return True
-            return False
-        finally:
-            for task in asking:
-                task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
-
-    async def _answers(self, expert: Expert) -> bool:
-        if expert.base_url is None:  # run by the gateway itself, or a provider without an address
-            return True
-        try:
-            await self._backend.get(expert, "models", ANSWER_TIMEOUT_S)
-        except (ExpertUnavailableError, ExpertTimeoutError):
-            return False
-        except ExpertError:
-            pass  # it answers, though not with a list of models
-        return True
 
     # local experts
 

@@ -20,6 +20,8 @@ from gateway.errors import CacheError
 PREFIX = "coe:1:experts"
 KEPT = 20
 """Versions that are kept."""
+TIMEOUT_MS = 1000
+"""Longest wait for them: no request waits with it."""
 
 
 def digest_of(text: str) -> str:
@@ -73,6 +75,10 @@ class VersionStore:
         self._redis = redis
         self._versions = f"{PREFIX}:{name}"
         self._seen = f"{PREFIX}:{name}:seen"
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
 
     async def current(self) -> Version | None:
         """Return the newest version; None when there is none.
