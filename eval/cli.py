@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -12,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.failover.cli import failover, soak_command
+from eval.grading import CODE, METRICS
 from eval.replay_report import draw, table_of
 from eval.robustness import stability
 from eval.router import evaluate
-from eval.score import Endpoint, read_questions, score_experts
-from eval.scorers import SCORERS
+from eval.sandbox import isolated
+from eval.score import Endpoint, Scored, read_questions, score_experts
 from routers.artifact import load_router
 from routers.cli import progress_bars, wrong_use
 from routers.data import read_labelled
@@ -137,6 +140,8 @@ _SCORE_EXAMPLES = """
 Examples:
   coe eval score questions.jsonl --experts small,big --out scores.jsonl
   coe eval score questions.jsonl --experts new --per-category 40 --metric choice --out scores.jsonl
+  coe eval score tasks.jsonl --experts small,big --metric code --out scores.jsonl
+  coe eval score chats.jsonl --experts small,big --metric judge --judge big --out scores.jsonl
   coe eval score questions.jsonl --experts gpt-4o-mini --url https://api.openai.com/v1 \\
       --key-env OPENAI_API_KEY --out scores.jsonl
 
@@ -151,7 +156,8 @@ Each line of QUESTIONS is {"id": "...", "prompt": "...", "category": "...", "ans
 @click.option("--out", required=True, type=_PATH, help="The score table to write.")
 @click.option("--url", default="http://127.0.0.1:8080/v1", show_default=True, help="Who is asked.")
 @click.option("--key-env", help="Environment variable that holds the key.")
-@click.option("--metric", type=click.Choice(list(SCORERS)), default="exact", show_default=True)
+@click.option("--metric", type=click.Choice(METRICS), default="exact", show_default=True)
+@click.option("--judge", help="Expert that judges, for the metric judge.")
 @click.option("--per-category", type=click.IntRange(1), help="Most questions of a category.")
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True)
@@ -165,14 +171,34 @@ def score_command(
     metric: str,
     per_category: int | None,
     seed: int,
-    **limits: int,
+    **limits: Any,  # noqa: ANN401 (options, passed on)
 ) -> None:
-    """Ask experts questions with known answers, and write how well each answered."""
+    """Ask experts questions, and write how well each answered.
+
+    Metrics: exact, includes, choice and number compare with `answer`; code runs the answer's Python
+    with the tests in `answer`, in a process with limits and, where the system allows it, without
+    network; judge lets an expert mark it from 0 to 10, beside the reference in `answer` if there is
+    one.
+    """
     key = os.environ.get(key_env, "") if key_env else None
     with wrong_use(), progress_bars() as progress:
         if key == "":
             raise ValueError(f"--key-env: the variable {key_env} must be set; it is not. Set it")
         questions = read_questions(files, per_category, seed)
+        if CODE in {question.metric or metric for question in questions} and not isolated():
+            click.echo("note: no namespaces on this system: code runs with the network", err=True)
         endpoint = Endpoint(url.rstrip("/"), key, **limits)
-        n_asked = score_experts(questions, experts.split(","), endpoint, metric, out, progress)
-    click.echo(f"{n_asked} answers asked for; {len(questions)} prompts in {out}")
+        fresh = score_experts(questions, experts.split(","), endpoint, metric, out, progress)
+    for name in dict.fromkeys(one.expert for one in fresh):
+        click.echo(_summary(name, [one for one in fresh if one.expert == name]))
+    click.echo(f"{len(fresh)} answers asked for; {len(questions)} prompts in {out}")
+
+
+def _summary(name: str, answers: Sequence[Scored]) -> str:
+    """Return what one expert came to, in a line; its seconds serve `coe map --price-of latency`."""
+    scores = [one.score for one in answers if one.score is not None]
+    seconds = fmean(one.seconds or 0.0 for one in answers)
+    mean = f"{fmean(scores):.3f}" if scores else "unknown"
+    unmarked = len(answers) - len(scores)
+    note = f"; {unmarked} without a mark" if unmarked else ""
+    return f"{name}: score {mean}, {seconds:.2f} s an answer{note}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import IO
 import aiohttp
 import msgspec
 
-from eval.scorers import SCORERS
+from eval.grading import JUDGE, METRICS, Grader
 from routers.data import capped, read_lines
 from routers.progress import Progress, silent
 
@@ -29,8 +30,10 @@ class Question(msgspec.Struct, frozen=True):
 
     Attributes
     ----------
+    answer : str
+        What to compare with: for `code` tests, for `judge` a reference or nothing.
     metric : str or None
-        One of `eval.scorers.SCORERS`; None = the run's own.
+        One of `eval.grading.METRICS`; None = the run's own.
     """
 
     id: str
@@ -41,12 +44,21 @@ class Question(msgspec.Struct, frozen=True):
 
 
 class Scored(msgspec.Struct, frozen=True):
-    """One expert's answer to one question, as kept in the log that a run resumes from."""
+    """One expert's answer to one question, as kept in the log that a run resumes from.
+
+    Attributes
+    ----------
+    score : float or None
+        None where the judge gave no mark: the table leaves it out.
+    seconds : float or None
+        That the answer took; None in logs that did not note it.
+    """
 
     id: str
     expert: str
-    score: float
+    score: float | None
     answer: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,8 @@ class Endpoint:
         Answers under way at the same time.
     max_tokens : int
         Of one answer.
+    judge : str or None
+        The expert that judges, at the same address.
     timeout_s : float
         Longest wait for one answer.
     """
@@ -71,6 +85,7 @@ class Endpoint:
     key: str | None
     concurrency: int = 8
     max_tokens: int = 1024
+    judge: str | None = None
     timeout_s: float = 300.0
 
 
@@ -86,8 +101,8 @@ def read_questions(paths: Sequence[Path], per_category: int | None, seed: int) -
 
 def _question(line: bytes) -> Question:
     question = msgspec.json.decode(line, type=Question)
-    if question.metric is not None and question.metric not in SCORERS:
-        raise ValueError(f"metric must be one of {', '.join(SCORERS)}; got {question.metric!r}")
+    if question.metric is not None and question.metric not in METRICS:
+        raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {question.metric!r}")
     return question
 
 
@@ -98,7 +113,7 @@ def score_experts(
     metric: str,
     out: Path,
     progress: Progress = silent,
-) -> int:
+) -> list[Scored]:
     """Ask every expert every question that it has not answered yet; write the table.
 
     Every answer goes to ``OUT.answers.jsonl`` at once: a run that was cut goes on where it was, and
@@ -111,20 +126,23 @@ def score_experts(
         What `model` is in the requests.
     endpoint : Endpoint
     metric : str
-        One of `eval.scorers.SCORERS`, for questions that name none.
+        One of `eval.grading.METRICS`, for questions that name none.
     out : Path
         The score table, written whole when all is answered.
 
     Returns
     -------
-    int
-        How many answers were asked for.
+    list of Scored
+        The answers that were asked for.
 
     Raises
     ------
     ScoringError
-        An expert fails, time after time; the answers so far are kept.
+        An expert fails, time after time; the answers so far are kept. Or a judge is needed and
+        none is named.
     """
+    if endpoint.judge is None and any((q.metric or metric) == JUDGE for q in questions):
+        raise ScoringError("the metric judge needs an expert that judges. Name one with --judge")
     log = out.with_name(f"{out.name}.answers.jsonl")
     known = read_lines([log], _scored, "an answer") if log.exists() else []
     done = {(one.id, one.expert) for one in known}
@@ -133,7 +151,7 @@ def score_experts(
     with log.open("a", encoding="utf-8") as file:
         fresh = asyncio.run(_ask_all(todo, endpoint, metric, file, progress)) if todo else []
     _write_table(questions, [*known, *fresh], out)
-    return len(todo)
+    return fresh
 
 
 def _scored(line: bytes) -> Scored:
@@ -154,11 +172,20 @@ async def _ask_all(
 
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
 
+        async def ask_judge(prompt: str) -> str:
+            async with places:
+                return await _ask(session, endpoint, prompt, str(endpoint.judge))
+
+        grader = Grader(ask_judge)
+
         async def one(question: Question, expert: str) -> None:
             async with places:
-                answer = await _ask(session, endpoint, question, expert)
-            score = SCORERS[question.metric or metric](answer, question.answer)
-            scored.append(Scored(question.id, expert, score, answer))
+                started_s = time.perf_counter()
+                answer = await _ask(session, endpoint, question.prompt, expert)
+                seconds = round(time.perf_counter() - started_s, 3)
+            wanted = question.metric or metric, question.prompt, question.answer
+            score = await grader.score(*wanted, answer)
+            scored.append(Scored(question.id, expert, score, answer, seconds))
             log.write(msgspec.json.encode(scored[-1]).decode() + "\n")
             log.flush()
             progress("asking", len(scored), len(todo))
@@ -172,12 +199,10 @@ async def _ask_all(
     return scored
 
 
-async def _ask(
-    session: aiohttp.ClientSession, endpoint: Endpoint, question: Question, expert: str
-) -> str:
+async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint, prompt: str, expert: str) -> str:
     body = {
         "model": expert,
-        "messages": [{"role": "user", "content": question.prompt}],
+        "messages": [{"role": "user", "content": prompt}],
         "max_tokens": endpoint.max_tokens,
         "temperature": 0,
     }
@@ -201,7 +226,7 @@ async def _ask(
 def _write_table(questions: Sequence[Question], scored: Sequence[Scored], out: Path) -> None:
     scores: dict[str, dict[str, float]] = {question.id: {} for question in questions}
     for one in scored:
-        if one.id in scores:
+        if one.id in scores and one.score is not None:
             scores[one.id][one.expert] = one.score
     scratch = out.with_name(f".{out.name}.new")
     with scratch.open("w", encoding="utf-8") as file:

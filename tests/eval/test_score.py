@@ -11,8 +11,23 @@ import pytest
 from click.testing import CliRunner, Result
 
 from eval.cli import eval_group
+from eval.grading import code_of, judgement, mark_of
 from eval.scorers import SCORERS
 from routers.scores import read_scores
+
+ANSWERS = {
+    "clever": "The sum is 4.",
+    "confused": "It is 5.",
+    "coder": "Here it is:\n```python\ndef double(x):\n    return 2 * x\n```\nDone.",
+    "sloppy": "```python\ndef double(x):\n    return x\n```",
+}
+
+
+def judged(prompt: str) -> str:
+    """Mark an answer as a judge would: by what it says, and not at all when it is about 5."""
+    if "It is 5" in prompt:
+        return "I cannot say."
+    return "A question of a score of 3 points. Mark: 8" if "The sum is 4" in prompt else "Mark: 99"
 
 
 class Experts(ThreadingHTTPServer):
@@ -34,7 +49,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append((body["model"], self.headers["authorization"]))
-        content = {"clever": "The sum is 4.", "confused": "It is 5."}.get(body["model"])
+        content = ANSWERS.get(body["model"])
+        if body["model"] == "judge":
+            content = judged(body["messages"][0]["content"])
         broken = content is None or (self.server.down and len(self.server.asked) > 3)
         answer = {"choices": [{"message": {"content": content}}]}
         payload = json.dumps({"error": "no such model"} if broken else answer).encode()
@@ -161,3 +178,53 @@ def test_bad_questions_are_refused(
 )
 def test_scorers(metric: str, answer: str, wanted: str, score: float) -> None:
     assert SCORERS[metric](answer, wanted) == score
+
+
+def test_code_is_run_with_its_tests(questions: Path, experts: Experts) -> None:
+    row = {"id": "1", "prompt": "double(x)?", "category": "code", "metric": "code"}
+    questions.write_text(json.dumps({**row, "answer": "assert double(4) == 8"}))
+    done = run(questions, experts, "coder,sloppy")
+    assert done.exit_code == 0, done.output
+    assert "coder: score 1.000, " in done.output
+    table = read_scores([questions.parent / "scores.jsonl"])
+    assert table.scores.tolist() == [[1, 0]]
+
+
+def test_a_judge_marks_answers_and_may_give_no_mark(questions: Path, experts: Experts) -> None:
+    judged_by = ("--metric", "judge", "--per-category", "1")
+    refused = run(questions, experts, "clever", *judged_by)
+    assert "Name one with --judge" in " ".join(refused.output.split())
+    done = run(questions, experts, "clever,confused", *judged_by, "--judge", "judge")
+    assert done.exit_code == 0, done.output
+    assert "clever: score 0.800" in done.output
+    assert "confused: score unknown" in done.output
+    assert "2 without a mark" in done.output
+    table = read_scores([questions.parent / "scores.jsonl"])
+    assert (table.experts, table.scores.tolist()) == (("clever",), [[0.8], [0.8]])
+
+
+def test_the_judge_sees_question_reference_and_answer() -> None:
+    asked = judgement("why {x}?", "because", "so")
+    for part in ("<question>\nwhy {x}?", "<reference>\nbecause", "<answer>\nso"):
+        assert part in asked
+    assert "<reference>" not in judgement("why?", "", "so")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "mark"),
+    [("Mark: 7", 0.7), ("score of 2\n**Mark:** 10", 1.0), ("Mark: 11", None), ("good", None)],
+)
+def test_the_last_mark_counts(verdict: str, mark: float | None) -> None:
+    assert mark_of(verdict) == mark
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ("x = 1", "x = 1"),
+        ("```\na\n```\nand\n```python\nlonger\n```", "longer\n"),
+        ("```python\ncut off", "cut off"),
+    ],
+)
+def test_the_code_of_an_answer(answer: str, code: str) -> None:
+    assert code_of(answer) == code
