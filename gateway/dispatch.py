@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 from gateway.accounting import Record
 from gateway.backends.base import Backend, UpstreamRequest, UpstreamResponse
@@ -238,7 +241,7 @@ def refuse_failure(expert: Expert, response: UpstreamResponse) -> None:
         raise ExpertMisusedError(
             f"Expert {name!r} answered {status}: see its base_url and its model."
         )
-    asked_s = _seconds(response.headers.get("retry-after"))
+    asked_s = retry_after(response.headers.get("retry-after"))
     error: ExpertError
     if status == 429:
         error = ExpertBusyError(f"Expert {name!r} is over its limits.", retry_after_s=asked_s)
@@ -263,5 +266,20 @@ def says_too_long(opened: Opened) -> bool:
     return opened.response.status in {400, 413} and bool(_TOO_LONG.search(opened.first))
 
 
-def _seconds(text: str | None) -> float | None:
-    return float(text) if text is not None and text.isdecimal() else None
+def retry_after(text: str | None) -> float | None:
+    """Return what a Retry-After header says, in seconds; None when it says nothing of use.
+
+    References
+    ----------
+    RFC 9110, section 10.2.3: seconds or a date; some providers send fractions of a second.
+    """
+    if text is None:
+        return None
+    try:
+        wait_s = float(text)
+    except ValueError:
+        try:
+            wait_s = max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        except (ValueError, OverflowError):
+            return None
+    return wait_s if 0 <= wait_s < math.inf else None

@@ -36,8 +36,9 @@ _ONE = {b"1", b"null"}
 def successors(request: ChatRequest, text: str | None, experts: Sequence[Expert]) -> list[Expert]:
     """Return the experts that could go on with an answer.
 
-    Several choices cannot be continued, nor can JSON: its grammar would start anew in the middle.
-    A text completion is continued by every expert: what there is of it goes behind the prompt.
+    Where the client has nothing yet, every expert can begin anew. Several choices cannot be
+    continued, nor can JSON: its grammar would start anew in the middle. A text completion is
+    continued by every expert: what there is of it goes behind the prompt.
 
     Parameters
     ----------
@@ -46,13 +47,15 @@ def successors(request: ChatRequest, text: str | None, experts: Sequence[Expert]
     experts : sequence of Expert
         Those planned for the request.
     """
+    if text == "":
+        return list(experts)
     if request.path == COMPLETIONS:
         can = text is not None and continued_prompt(request.fields, text) is not None
         return list(experts) if can else []
     one_choice = bytes(request.fields.get("n", Raw(b"1"))) in _ONE
     if text is None or not one_choice or "response_format" in request.fields:
         return []
-    return [expert for expert in experts if expert.continuation is not None or not text]
+    return [expert for expert in experts if expert.continuation is not None]
 
 
 def continued(request: ChatRequest, text: str, n_tokens: int, expert: Expert) -> ChatRequest:

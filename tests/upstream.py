@@ -213,6 +213,9 @@ class Upstream:
         await response.prepare(request)
         if kind == "empty":
             return response
+        if kind == "begins":
+            await response.write(chunk({"role": "assistant", "content": ""}, id=kind))
+            return response
         as_text = request.path == "/v1/completions"
         for i, piece in enumerate(piece * times(kind) for piece in PIECES):
             role = {} if i else {"role": "assistant"}

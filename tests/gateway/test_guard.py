@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.dispatch import MOST_WAIT_S, retry_wait_s
+from gateway.dispatch import MOST_WAIT_S, retry_after, retry_wait_s
 from gateway.errors import ExpertError, ExpertTimeoutError, ExpertUnavailableError
 from gateway.guard import FIRST_REST_S, LAST_REST_S, Breaker, RetryBudget
 
@@ -113,3 +116,27 @@ def test_a_retry_never_comes_sooner_than_asked(asked_s: float, round_: int) -> N
     wait_s = retry_wait_s(ExpertUnavailableError("x", retry_after_s=asked_s), round_)
     assert wait_s is not None
     assert wait_s >= asked_s
+
+
+@pytest.mark.parametrize(
+    ("header", "wait_s"),
+    [
+        (None, None),
+        ("7", 7.0),
+        ("0.25", 0.25),
+        ("-1", None),
+        ("nan", None),
+        ("inf", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 99 Oct 2015 07:28:00 GMT", None),
+    ],
+)
+def test_retry_after_is_a_number_or_a_date(header: str | None, wait_s: float | None) -> None:
+    assert retry_after(header) == wait_s
+
+
+def test_a_date_to_come_is_waited_for() -> None:
+    wait_s = retry_after(formatdate(time.time() + 60, usegmt=True))
+    assert wait_s is not None
+    assert 55 < wait_s <= 60

@@ -14,6 +14,7 @@ import pytest
 from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
 
 CODE = "Write a Python function that reverses a string"
+MEDICAL = "I have had a fever, a cough and chest pain for three days. Which illness is it?"
 LAW = "Is a verbal contract enforceable in court if there was no witness?"
 WHOLE = "One two threeé…"
 
@@ -30,6 +31,7 @@ def gateway(
         {"name": "plain", "model": "ok", **url},
         *({"name": name, "active_params_b": 2, **url} for name in ("cut", "fails", "unfinished")),
         {"name": "undone", **url},
+        {"name": "begins", **url},
         {"name": "toolong", **url},
         {"name": "late", "continuation": "prefill", **url},
         {"name": "malformed", "active_params_b": 2, **url},
@@ -39,7 +41,11 @@ def gateway(
         {"name": "broken", "model": "status-500", "max_retries": 0, **url},
         {"name": "narrow", "model": "endless", "max_concurrency": 1, "max_queue": 0, **url},
     ]
-    mapping = {"coding": ["cut", "good"], "law": ["toolong", "good"]}
+    mapping = {
+        "coding": ["cut", "good"],
+        "law": ["toolong", "good"],
+        "medical": ["begins", "plain"],
+    }
     config = write_experts(folder / "experts.yaml", experts, mapping, min_confidence=0)
     with run_gateway(config, folder) as running:
         yield running
@@ -139,6 +145,14 @@ def test_what_cannot_be_continued_ends_with_an_error(
     assert "[DONE]" not in answer.text
     assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "expert_failed"
     assert gateway.logged(answer.headers["x-request-id"])["outcome"] == "cut"
+
+
+def test_an_answer_of_which_nothing_was_said_begins_anew(gateway: Gateway) -> None:
+    json_object = {"type": "json_object"}
+    answer = gateway.chat("auto", MEDICAL, stream=True, n=1, response_format=json_object)
+    assert text_of(answer) == WHOLE
+    assert answer.text.endswith("data: [DONE]\n\n")
+    assert gateway.logged(answer.headers["x-request-id"])["rescued_by"] == ["plain"]
 
 
 @pytest.mark.parametrize("expert", ["malformed", "toolcut"])
