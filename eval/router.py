@@ -22,7 +22,7 @@ def evaluate(router: StoredRouter, rows: Sequence[Row], seed: int) -> dict[str, 
     Parameters
     ----------
     router : StoredRouter
-        Its ``min_confidence`` decides what is kept.
+        Its ``min_margin`` decides what is kept.
     rows : sequence of Row
         Labels that are no category of the router count as answered wrongly.
     seed : int
@@ -45,7 +45,7 @@ def evaluate(router: StoredRouter, rows: Sequence[Row], seed: int) -> dict[str, 
     categories = (*router.categories_, *unknown)
     probabilities = router.predict_proba([row.prompt for row in rows])
     padded = np.pad(probabilities, ((0, 0), (0, len(unknown))))
-    answers = Answers.of(padded, labels, categories, router.min_confidence)
+    answers = Answers.of(padded, labels, categories, router.min_margin)
 
     def scores(some: Answers) -> dict[str, float]:
         to_general = ~some.kept | is_general(some.predicted, categories)

@@ -109,7 +109,7 @@ class Composition:
     def decide(self, router: Router, choice: Choice) -> Decision:
         """Return the decision for what is known of a text."""
         asked = self.registry.file.min_confidence
-        threshold = router.min_confidence if asked == "auto" else asked
+        threshold = router.min_margin if asked == "auto" else asked
         return decide(choice.probabilities, router.categories_, threshold, choice.expected)
 
 
@@ -123,7 +123,7 @@ class _Unloaded:
 
     def __init__(self, card: Card) -> None:
         self.name, self.version, self.categories_ = card.name, card.version, card.categories
-        self.min_confidence, self.active_params_b = card.min_confidence, card.active_params_b
+        self.min_margin, self.active_params_b = card.min_margin, card.active_params_b
 
     def predict_proba(self, texts: Sequence[str]) -> FloatArray:
         """Refuse."""

@@ -236,8 +236,8 @@ class ExpertsFile(_Strict):
     )
     min_confidence: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         "auto",
-        description="Below this probability a prompt goes to `general`; auto = the threshold "
-        "that was calibrated when the router was trained.",
+        description="A prompt goes to `general` when the most probable category leads it by less; "
+        "auto = the threshold that was calibrated when the router was trained.",
     )
 
     general: Name = Field(description="The expert for uncertain prompts, and the last fallback.")

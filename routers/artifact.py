@@ -160,7 +160,7 @@ def _write(router: StoredRouter, folder: Path, training: Mapping[str, Any]) -> C
         name=router.name,
         version=router.version,
         categories=router.categories_,
-        min_confidence=router.min_confidence,
+        min_margin=router.min_margin,
         active_params_b=router.active_params_b,
         settings=settings,
         files=_hash_files(folder),
@@ -175,7 +175,7 @@ def _write(router: StoredRouter, folder: Path, training: Mapping[str, Any]) -> C
 def _load(folder: Path, card: Card) -> StoredRouter:
     try:
         router = router_class(card.type).load(folder, card.name, card.categories, card.settings)
-        router.min_confidence = card.min_confidence
+        router.min_margin = card.min_margin
         router.predict_proba([""])
     except Exception as error:  # whatever a foreign file makes the readers raise
         raise _error(folder, f"must hold a {card.type} router", repr(error)) from error

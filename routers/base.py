@@ -34,7 +34,7 @@ class Router(Protocol):
         The categories, in the order of the columns of `predict_proba`.
     active_params_b : float
         10^9 parameters used for one classification.
-    min_confidence : float
+    min_margin : float
         Calibrated threshold for `decide`, in [0, 1]; 0 keeps every answer.
     """
 
@@ -42,7 +42,7 @@ class Router(Protocol):
     version: str
     categories_: tuple[str, ...]
     active_params_b: float
-    min_confidence: float
+    min_margin: float
 
     def predict_proba(self, texts: Sequence[str]) -> FloatArray:
         """Return the probability of every category for every text.
@@ -124,7 +124,7 @@ class Decision:
 def decide(
     probabilities: FloatArray,
     categories: Sequence[str],
-    min_confidence: float,
+    min_margin: float,
     expected: FloatArray | None = None,
 ) -> Decision:
     """Turn one row of probabilities into a decision.
@@ -135,8 +135,9 @@ def decide(
         A row of `Router.predict_proba`.
     categories : sequence of str, length n_categories
         The router's ``categories_``.
-    min_confidence : float
-        Below this top probability, in [0, 1], the prompt is given to `GENERAL`.
+    min_margin : float
+        In [0, 1]; when the top probability leads that of `GENERAL` by less, the prompt is given to
+        `GENERAL`.
     expected : ndarray of float64, shape (n_experts,), or None
         See `Decision`.
 
@@ -147,9 +148,24 @@ def decide(
     """
     best = int(np.argmax(probabilities))
     confidence = float(probabilities[best])
-    if confidence < min_confidence and categories[best] != GENERAL:
+    if margins(probabilities[np.newaxis], categories)[0] < min_margin:
         return Decision(GENERAL, confidence, probabilities, "low_confidence", expected)
     return Decision(categories[best], confidence, probabilities, "routed", expected)
+
+
+def margins(probabilities: FloatArray, categories: Sequence[str]) -> FloatArray:
+    """Return how far the top probability of every row leads that of `GENERAL`, shape (n_texts,).
+
+    Infinity where `GENERAL` is the top; without that category, the top probability itself. Out of
+    scope is what looks general, not what lies between two topics: this tells more of it from the
+    rest than the top probability alone.
+    """
+    top = probabilities.max(axis=1)
+    if GENERAL not in categories:
+        return np.asarray(top)
+    general = list(categories).index(GENERAL)
+    is_general = probabilities.argmax(axis=1) == general
+    return np.where(is_general, np.inf, top - probabilities[:, general])
 
 
 def predict_and_embed(router: Router, text: str) -> tuple[FloatArray, FloatArray | None]:

@@ -3,6 +3,7 @@
 Examples::
 
     python -m routers.build_default DATA_FOLDER --out routers/default
+    python -m routers.build_default DATA_FOLDER --out routers/default --encoder routers/default
     python -m routers.build_default DATA_FOLDER --out knn --type knn
     python -m routers.build_default DATA_FOLDER --out modem --leave-out mmlu
 
@@ -36,8 +37,11 @@ _PATH = click.Path(path_type=Path)
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=_PATH, help="Artifact to write.")
 @click.option("--type", type=click.Choice(TYPES), default="finetuned", show_default=True)
+@click.option("--encoder", help="Keep the encoder of this artifact; learn the rest anew.")
 @click.option("--leave-out", "left_out", multiple=True, help="A source not to learn from.")
-def main(folder: Path, out: Path, type: str, left_out: tuple[str, ...]) -> None:
+def main(
+    folder: Path, out: Path, type: str, encoder: str | None, left_out: tuple[str, ...]
+) -> None:
     """Train the default router on the rows whose licence permits redistribution."""
     check_target(out)
     raw = read_raw(folder / "train.jsonl.gz")
@@ -48,16 +52,17 @@ def main(folder: Path, out: Path, type: str, left_out: tuple[str, ...]) -> None:
     written = written_rows(_OPTIONS.seed)
     rows = [row for row in (*found, *written) if row.source not in left_out]
     unseen = unseen_rows(raw, _OPTIONS.seed)
-    plan = Plan(type, out.name, BASE_ENCODER, _MAX_TOKENS, FOREIGN_CATEGORY)
+    plan = Plan(type, out.name, encoder or BASE_ENCODER, _MAX_TOKENS, FOREIGN_CATEGORY)
     with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         router = untrained_router(plan, _OPTIONS.seed, Path(scratch))
         training = train(router, rows, out_of_scope, _OPTIONS, progress, unseen)
+        kept = f" --encoder {encoder}" if encoder else ""
         training["notes"] = [
             f"Its encoder comes from {BASE_ENCODER} (Apache-2.0) and is quantised to int8.",
             f"{len(unseen)} rows whose licence forbids to ship what learned from them were only "
             f"calibrated on.",
             f"{n_leaks} rows that also stand in a test set were removed before.",
-            "Rebuilt by: python -m routers.build_default DATA_FOLDER --out routers/default",
+            f"Rebuilt by: python -m routers.build_default DATA_FOLDER --out routers/default{kept}",
         ]
         save_router(router, out, training)
 

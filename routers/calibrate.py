@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from routers.arrays import IntArray
-from routers.base import FloatArray
-from routers.metrics import Answers, is_general
+from routers.base import FloatArray, margins
+from routers.metrics import Answers
 from routers.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -83,55 +84,55 @@ def calibrate(
             f"every category must be one of {', '.join(router.categories_)}; got also "
             f"{', '.join(unknown)}. Drop those rows, or train again"
         )
-    probabilities = router.calibrate([row.prompt for row in held_out], labels, progress)
-    inside = Answers.of(probabilities, labels, router.categories_, min_confidence=0.0)
-    outside = router.predict_proba(out_of_scope)
-    router.min_confidence = choose_min_confidence(inside, outside, router.categories_, goal)
-    return Answers.of(probabilities, labels, router.categories_, router.min_confidence)
+    prompts = [row.prompt for row in held_out]
+    probabilities = router.calibrate(prompts, labels, _source_weights(held_out), progress)
+    inside = Answers.of(probabilities, labels, router.categories_, min_margin=0.0)
+    outside = margins(router.predict_proba(out_of_scope), router.categories_)
+    router.min_margin = choose_min_margin(inside, outside, goal)
+    return Answers.of(probabilities, labels, router.categories_, router.min_margin)
 
 
-def choose_min_confidence(
-    inside: Answers, outside: FloatArray, categories: Sequence[str], goal: Goal
-) -> float:
+def choose_min_margin(inside: Answers, outside: FloatArray, goal: Goal) -> float:
     """Find the threshold that `goal` describes.
 
     Parameters
     ----------
     inside : Answers
         To held-out prompts.
-    outside : ndarray, shape (n_texts, n_categories)
-        Probabilities of out-of-scope prompts; may have no rows.
-    categories : sequence of str, length n_categories
+    outside : ndarray, shape (n_texts,)
+        `routers.base.margins` of out-of-scope prompts; may be empty.
     goal : Goal
     """
-    general = is_general(inside.predicted, categories)
-    strength = np.where(general, np.inf, inside.confidence)  # `decide` always keeps GENERAL
-    n_kept = max(1, math.ceil(goal.min_coverage * len(strength)))
-    ceiling = float(np.sort(strength)[-n_kept])
-    if len(outside):
-        aim = _catching(outside, categories, goal.out_of_scope)
-    else:
-        aim = _accurate(strength, inside, goal.accuracy)
+    n_kept = max(1, math.ceil(goal.min_coverage * len(inside)))
+    ceiling = float(np.sort(inside.margin)[-n_kept])
+    aim = (
+        _catching(outside, goal.out_of_scope) if len(outside) else _accurate(inside, goal.accuracy)
+    )
     return float(np.clip(min(aim, ceiling), 0.0, 1.0))
 
 
-def _catching(outside: FloatArray, categories: Sequence[str], share: float) -> float:
+def _source_weights(rows: Sequence[Row]) -> FloatArray:
+    """Weigh rows so that every source counts the same: what is asked comes from no one of them."""
+    sizes = Counter(row.source for row in rows)
+    return np.array([1.0 / sizes[row.source] for row in rows])
+
+
+def _catching(outside: FloatArray, share: float) -> float:
     """Lowest threshold that sends this share of out-of-scope prompts to the general expert."""
-    general = is_general(outside.argmax(axis=1), categories)
-    strength = np.sort(np.where(general, 0.0, outside.max(axis=1)))[::-1]
-    n_missed = int((1.0 - share) * len(strength))
-    return float(np.nextafter(strength[n_missed], 2.0)) if n_missed < len(strength) else 0.0
+    margin = np.sort(np.where(np.isinf(outside), 0.0, outside))[::-1]  # inf: general already
+    n_missed = int((1.0 - share) * len(margin))
+    return float(np.nextafter(margin[n_missed], 2.0)) if n_missed < len(margin) else 0.0
 
 
-def _accurate(strength: FloatArray, inside: Answers, accuracy: float) -> float:
+def _accurate(inside: Answers, accuracy: float) -> float:
     """Lowest threshold above which the answers are this accurate; infinity when none is."""
-    order = np.argsort(-strength, kind="stable")
+    order = np.argsort(-inside.margin, kind="stable")
     kept_accuracy = np.cumsum(inside.correct[order]) / np.arange(1, len(order) + 1)
     enough = np.flatnonzero(kept_accuracy >= accuracy)
     if not len(enough):
         return np.inf
     last = enough[-1]
-    return 0.0 if last == len(order) - 1 else float(strength[order[last]])
+    return 0.0 if last == len(order) - 1 else float(inside.margin[order[last]])
 
 
 def tempered(probabilities: FloatArray, temperature: float) -> FloatArray:
@@ -140,7 +141,7 @@ def tempered(probabilities: FloatArray, temperature: float) -> FloatArray:
     return np.array(rows).reshape(probabilities.shape)
 
 
-def fit_temperature(probabilities: FloatArray, truth: IntArray) -> float:
+def fit_temperature(probabilities: FloatArray, truth: IntArray, weights: FloatArray) -> float:
     """Find the temperature that makes the labels of held-out texts likeliest.
 
     Parameters
@@ -149,6 +150,8 @@ def fit_temperature(probabilities: FloatArray, truth: IntArray) -> float:
         At temperature 1.
     truth : ndarray of int, shape (n_texts,)
         Column of every text's category.
+    weights : ndarray, shape (n_texts,)
+        How much each text counts.
 
     Returns
     -------
@@ -166,7 +169,7 @@ def fit_temperature(probabilities: FloatArray, truth: IntArray) -> float:
 
     def loss(temperature: float) -> float:
         normaliser = np.logaddexp.reduce(logs / temperature, axis=1)
-        return float((normaliser - of_label / temperature).mean())
+        return float(weights @ (normaliser - of_label / temperature))
 
     return float(min(_TEMPERATURES, key=loss))
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-FORMAT: Literal[1] = 1
+from routers.base import GENERAL
+
+FORMAT: Literal[2] = 2
 
 NAME_PATTERN = "[a-z0-9._-]+"
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -23,7 +25,7 @@ class Card(msgspec.Struct, kw_only=True, frozen=True):
         Version of this layout.
     type : str
         A key of `routers.registry`.
-    name, version, categories, min_confidence, active_params_b
+    name, version, categories, min_margin, active_params_b
         See `routers.base.Router` and `routers.registry.StoredRouter`.
     settings : dict
         What the router's class needs beyond its files.
@@ -33,12 +35,12 @@ class Card(msgspec.Struct, kw_only=True, frozen=True):
         How it was made and how it scored; for people, not read by the product.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     type: str
     name: Name
     version: str
     categories: tuple[str, ...]
-    min_confidence: Probability
+    min_margin: Probability
     active_params_b: float
     settings: dict[str, Any]
     files: dict[str, str]
@@ -62,7 +64,10 @@ def _head(card: Card) -> Iterator[str]:
         f"A `{card.type}` prompt router with {len(card.categories)} categories "
         f"({', '.join(card.categories)}) and {1_000 * card.active_params_b:.1f} million parameters."
     )
-    yield f"Answers under a confidence of {card.min_confidence:.3f} go to the general expert."
+    yield (
+        f"Answers whose probability leads that of `{GENERAL}` by less than {card.min_margin:.3f} "
+        f"go to the general expert."
+    )
     for note in card.training.get("notes", ()):
         yield f"\n{note}"
 

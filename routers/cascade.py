@@ -38,7 +38,7 @@ class CascadeRouter:
         with which calibration lost no more than 0.005 of the strong router's accuracy.
     escalated : float
         Share of held-out prompts that the strong router answered.
-    min_confidence : float
+    min_margin : float
         See `routers.registry.StoredRouter`.
 
     References
@@ -84,11 +84,15 @@ class CascadeRouter:
         return row, None
 
     def calibrate(
-        self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        weights: FloatArray,
+        progress: Progress = silent,
     ) -> FloatArray:
         """See `routers.registry.StoredRouter.calibrate`."""
-        cheap = self.cheap.calibrate(texts, labels, progress)
-        strong = self.strong.calibrate(texts, labels, progress)
+        cheap = self.cheap.calibrate(texts, labels, weights, progress)
+        strong = self.strong.calibrate(texts, labels, weights, progress)
         truth = label_indices(labels, self.categories_)
         threshold = choose_escalation(cheap, strong, truth)
         unsure = cheap.max(axis=1) < threshold
@@ -125,7 +129,7 @@ class CascadeRouter:
         self.categories_ = self.cheap.categories_
         self.escalate_below = escalate_below
         self.escalated = escalated
-        self.min_confidence = 0.0
+        self.min_margin = 0.0
         self.active_params_b = self.cheap.active_params_b + escalated * self.strong.active_params_b
         self.version = content_version(
             self.cheap.version, self.strong.version, repr(escalate_below)

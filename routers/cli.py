@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,7 +45,7 @@ _TRAIN_EXAMPLES = f"""
 Examples:
   coe train prompts.jsonl --out my-router
   coe train a.jsonl b.jsonl.gz --out my-router --type knn --max-rows-per-source 1500
-  coe train prompts.jsonl --out my-router --out-of-scope chatter.jsonl --figure report.png
+  coe train prompts.jsonl --out my-router --out-of-scope chatter.jsonl --figure report.html
   coe train prompts.jsonl --out my-router --type finetuned --encoder BAAI/bge-small-en-v1.5
   coe train unlabelled.jsonl --out my-router --distil llm=general
 
@@ -98,7 +98,7 @@ def _goal_options(command: _Command) -> _Command:
             show_default=True,
             help="Without --out-of-scope: accuracy that the kept categories should have.",
         ),
-        click.option("--figure", type=_PATH, help="Draw the report into a .png, .svg or .pdf."),
+        click.option("--figure", type=_PATH, help="Draw the report: .html, .png, .svg or .pdf."),
         click.option("--json", "as_json", is_flag=True, help="Print the router card as JSON."),
     )
     for option in reversed(options):
@@ -230,13 +230,34 @@ def _show(folder: Path, card: Card, shared: dict[str, Any]) -> None:
         click.echo(json.dumps(msgspec.to_builtins(card)))
         return
     scores = card.training["held_out"]
-    table = Table("category", "F1 on the hold-out", title=f"{card.name}@{card.version} in {folder}")
-    for category, f1 in scores["f1"].items():
-        table.add_row(category, f"{f1:.3f}")
+    table = Table(
+        *("category", "F1 on the hold-out", "prompts", "else mostly taken for"),
+        title=f"{card.name}@{card.version} in {folder}",
+    )
+    for category, counts in zip(card.categories, scores["confusion"], strict=True):
+        f1 = scores["f1"].get(category)
+        shown = "-" if f1 is None else f"{f1:.3f}"
+        table.add_row(category, shown, str(sum(counts)), _mistaken(category, counts, card))
     console = Console()
     console.print(table)
     console.print(
         f"hold-out: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "
-        f"calibration error {scores['ece']:.3f}; answers at or above {card.min_confidence:.3f} "
-        f"are kept: {scores['coverage']:.1%} of prompts, accuracy {scores['covered_accuracy']:.3f}"
+        f"calibration error {scores['ece']:.3f}; answers that lead general by "
+        f"{card.min_margin:.3f} are kept: {scores['coverage']:.1%} of prompts, accuracy "
+        f"{scores['covered_accuracy']:.3f}"
     )
+    if "latency_ms" in card.training:
+        spent = card.training["latency_ms"]
+        console.print(
+            f"milliseconds at {' / '.join(spent)} words: "
+            f"{' / '.join(f'{ms:.1f}' for ms in spent.values())}"
+        )
+
+
+def _mistaken(category: str, counts: Sequence[int], card: Card) -> str:
+    """Name the category that prompts of this one are most often wrongly given."""
+    wrong = {
+        other: n for other, n in zip(card.categories, counts, strict=True) if other != category
+    }
+    most = max(wrong, key=lambda other: wrong[other])
+    return f"{most} ({wrong[most]})" if wrong[most] else ""

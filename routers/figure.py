@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from routers.card import Card
+from routers.card import Card, render
 from routers.extras import import_extra
 
 
@@ -18,7 +20,8 @@ def write_figure(card: Card, path: Path) -> None:
     ----------
     card : Card
     path : Path
-        Its suffix chooses the format: ``.png``, ``.svg`` or ``.pdf``.
+        Its suffix chooses the format: ``.png``, ``.svg`` or ``.pdf``, or ``.html``, which says in
+        words what else the card says.
 
     Raises
     ------
@@ -30,12 +33,27 @@ def write_figure(card: Card, path: Path) -> None:
     figure = figure_class(figsize=(12, 5.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_confusion(left, np.array(scores["confusion"]), card.categories)
-    _draw_reliability(right, scores["reliability"], card.min_confidence)
+    _draw_reliability(right, scores["reliability"])
     figure.suptitle(
         f"{card.name}@{card.version} on {scores['n']} held-out prompts: accuracy "
         f"{scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, ECE {scores['ece']:.3f}"
     )
-    figure.savefig(path)
+    if path.suffix == ".html":
+        path.write_text(_page(figure, card), encoding="utf-8")
+    else:
+        figure.savefig(path)
+
+
+def _page(figure: Any, card: Card) -> str:  # noqa: ANN401
+    """Return a page of the figure and the card, whole in one file."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg")
+    svg = drawn.getvalue()[drawn.getvalue().index("<svg") :]
+    title, words = html.escape(f"{card.name}@{card.version}"), html.escape(render(card))
+    return (
+        f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        f"{svg}\n<pre>{words}</pre>\n</html>\n"
+    )
 
 
 def _draw_confusion(axes: Any, counts: Any, categories: tuple[str, ...]) -> None:  # noqa: ANN401
@@ -47,12 +65,11 @@ def _draw_confusion(axes: Any, counts: Any, categories: tuple[str, ...]) -> None
     axes.set(xlabel="answered", ylabel="labelled", title="share of each label")
 
 
-def _draw_reliability(axes: Any, bins: list[dict[str, float]], min_confidence: float) -> None:  # noqa: ANN401
+def _draw_reliability(axes: Any, bins: list[dict[str, float]]) -> None:  # noqa: ANN401
     axes.plot([0, 1], [0, 1], linestyle=":", color="grey", label="honest")
     confidence = [entry["confidence"] for entry in bins]
     accuracy = [entry["accuracy"] for entry in bins]
     sizes = [20 + 400 * entry["share"] for entry in bins]
     axes.scatter(confidence, accuracy, s=sizes, label="prompts of like confidence")
-    axes.axvline(min_confidence, color="black", linewidth=1, label="threshold")
     axes.set(xlabel="confidence", ylabel="accuracy", title="reliability", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")

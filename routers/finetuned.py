@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
+from routers.arrays import AnyArray
+from routers.base import FloatArray
+from routers.data import capped
 from routers.encoder import SentenceEncoder
 from routers.linear import LinearRouter
 from routers.progress import Progress, silent
+from routers.prototypes import Prototypes, fit_prototypes
 from routers.tempered import indexed
+
+_TEXTS_PER_CATEGORY = 1_000
+"""Most texts of a category that prototypes, and a head without its encoder, are learned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +42,10 @@ class Recipe:
 
 
 class FinetunedRouter(LinearRouter):
-    """A linear router whose encoder learns too.
+    """A linear router whose encoder learns too, averaged with prototypes of every category.
 
-    Fitting needs torch and sentence-transformers (extra ``finetune``), answering neither.
+    Fitting needs scikit-learn (extra ``train``), and the encoder's part torch and
+    sentence-transformers (extra ``finetune``); answering needs none of them.
 
     Parameters
     ----------
@@ -44,7 +54,7 @@ class FinetunedRouter(LinearRouter):
     name : str
         See `routers.base.Router`.
     recipe : Recipe or None
-        None, as after `load`: `fit` learns the head only.
+        None: the encoder stays as it is, `fit` learns head and prototypes.
 
     References
     ----------
@@ -54,17 +64,30 @@ class FinetunedRouter(LinearRouter):
     type = "finetuned"
 
     def __init__(self, encoder: SentenceEncoder, name: str, recipe: Recipe | None = None) -> None:
-        super().__init__(encoder, name)
         self.recipe = recipe
+        super().__init__(encoder, name)
 
     def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent) -> Self:
         """See `routers.base.TrainableRouter.fit`."""
-        if self.recipe is None:
-            return super().fit(texts, labels, progress)
-        from routers.finetune import finetune
-
         categories, indices = indexed(labels)
-        head = finetune(self.encoder, self.recipe, texts, indices, progress)
-        self.encoder = SentenceEncoder(self.recipe.folder, self.encoder.max_tokens)
-        self._set_head(head, categories)
+        tuned: dict[str, AnyArray] = {}
+        if self.recipe is not None:
+            from routers.finetune import finetune
+
+            tuned = finetune(self.encoder, self.recipe, texts, indices, progress)
+            self.encoder = SentenceEncoder(self.recipe.folder, self.encoder.max_tokens)
+        chosen = capped(range(len(texts)), _TEXTS_PER_CATEGORY, lambda i: labels[i], seed=0)
+        embeddings = self.encoder.encode([texts[i] for i in chosen], progress)
+        head = tuned or self._learn(embeddings, indices[chosen])
+        prototypes = fit_prototypes(embeddings, indices[chosen])
+        self._set_head({**head, **prototypes}, categories)
         return self
+
+    def _answer(self, embedding: FloatArray) -> FloatArray:
+        head, prototypes = super()._answer(embedding), self._prototypes.proba(embedding)
+        return np.asarray((head + prototypes) / 2)
+
+    def _set_head(self, head: Mapping[str, AnyArray], categories: tuple[str, ...]) -> None:
+        super()._set_head(head, categories)
+        if head:
+            self._prototypes = Prototypes(head)

@@ -56,7 +56,7 @@ class KeywordRouter:
     ----------
     active_params_b : float
         The fallback's; a prompt that a rule decides for (`matches`) really uses none.
-    min_confidence : float
+    min_margin : float
         The fallback's; a matched prompt is above any.
 
     Raises
@@ -75,7 +75,7 @@ class KeywordRouter:
         self.version = f"{fallback.version}-{_digest(rules)}"
         self.categories_ = fallback.categories_
         self.active_params_b = fallback.active_params_b
-        self.min_confidence = fallback.min_confidence
+        self.min_margin = fallback.min_margin
         self._fallback = fallback
         self._patterns = [
             (_column(category, fallback), _compile_category(category, phrases))

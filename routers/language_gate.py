@@ -28,7 +28,7 @@ class LanguageGate:
 
     Attributes
     ----------
-    name, version, categories_, active_params_b, min_confidence
+    name, version, categories_, active_params_b, min_margin
         See `routers.registry.StoredRouter`.
     foreign_confidence : float
         Probability, in [0, 1], of `foreign_category` for prompts that are not English: how often
@@ -73,13 +73,17 @@ class LanguageGate:
         return self._foreign_rows(1)[0], None
 
     def calibrate(
-        self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        weights: FloatArray,
+        progress: Progress = silent,
     ) -> FloatArray:
         """See `routers.registry.StoredRouter.calibrate`."""
         english = _english(texts)
         said = [label == self.foreign_category for label in _chosen(labels, ~english)]
         english_rows = self.router.calibrate(
-            _chosen(texts, english), _chosen(labels, english), progress
+            _chosen(texts, english), _chosen(labels, english), weights[english], progress
         )
         self._set_foreign_confidence((sum(said) + 1) / (len(said) + 2))  # rule of succession
         probabilities = self._foreign_rows(len(texts))
@@ -115,7 +119,7 @@ class LanguageGate:
         self.categories_ = self.router.categories_
         self.active_params_b = self.router.active_params_b
         self.foreign_confidence = foreign_confidence
-        self.min_confidence = 0.0
+        self.min_margin = 0.0
         parts = (self.router.version, self.foreign_category, repr(foreign_confidence))
         self.version = content_version(*parts)
 

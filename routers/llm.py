@@ -71,7 +71,7 @@ class LlmRouter:
         When there are fewer than two categories, or more than `method` can tell apart.
     """
 
-    min_confidence = 0.0
+    min_margin = 0.0
 
     def __init__(
         self,

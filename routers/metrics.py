@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from routers.arrays import BoolArray, IntArray
-from routers.base import GENERAL, FloatArray
+from routers.base import GENERAL, FloatArray, margins
 
 _N_BINS = 15
 
@@ -24,6 +24,8 @@ class Answers:
         probable category.
     confidence : ndarray of float64, shape (n_texts,)
         Its probability.
+    margin : ndarray of float64, shape (n_texts,)
+        See `routers.base.margins`.
     kept : ndarray of bool, shape (n_texts,)
         Whether that category is kept: False means sent to `GENERAL` for low confidence.
     n_categories : int
@@ -32,6 +34,7 @@ class Answers:
     truth: IntArray
     predicted: IntArray
     confidence: FloatArray
+    margin: FloatArray
     kept: BoolArray
     n_categories: int
 
@@ -41,14 +44,15 @@ class Answers:
         probabilities: FloatArray,
         labels: Sequence[str],
         categories: Sequence[str],
-        min_confidence: float,
+        min_margin: float,
     ) -> Answers:
         """Decide every row; `probabilities` has shape (n_texts, n_categories)."""
         predicted = probabilities.argmax(axis=1)
         confidence = probabilities.max(axis=1)
-        kept = (confidence >= min_confidence) | is_general(predicted, categories)
+        margin = margins(probabilities, categories)
         truth = label_indices(labels, categories)
-        return cls(truth, predicted, confidence, kept, len(categories))
+        kept = margin >= min_margin
+        return cls(truth, predicted, confidence, margin, kept, len(categories))
 
     def __getitem__(self, chosen: IntArray | BoolArray) -> Answers:
         """Return the answers to some of the prompts."""
@@ -56,6 +60,7 @@ class Answers:
             self.truth[chosen],
             self.predicted[chosen],
             self.confidence[chosen],
+            self.margin[chosen],
             self.kept[chosen],
             self.n_categories,
         )

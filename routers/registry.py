@@ -27,19 +27,23 @@ class StoredRouter(Router, Protocol):
     ----------
     type : str
         Its key in the registry.
-    min_confidence : float
+    min_margin : float
         Calibrated threshold in [0, 1] for `routers.base.decide`; 0 before calibration.
     """
 
     type: ClassVar[str]
-    min_confidence: float
+    min_margin: float
 
     def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = ...) -> Self:
         """See `routers.base.TrainableRouter.fit`."""
         ...
 
     def calibrate(
-        self, texts: Sequence[str], labels: Sequence[str], progress: Progress = ...
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        weights: FloatArray,
+        progress: Progress = ...,
     ) -> FloatArray:
         """Make the probabilities honest on texts that were not learned from.
 
@@ -47,6 +51,8 @@ class StoredRouter(Router, Protocol):
         ----------
         texts, labels : sequence of str, length n_texts
             Every label is one of ``categories_``.
+        weights : ndarray, shape (n_texts,)
+            How much each text counts, above 0.
 
         Returns
         -------

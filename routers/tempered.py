@@ -37,7 +37,7 @@ class TemperedRouter(ABC):
         What was learned.
     temperature : float
         Above 0; probabilities are raised to 1 / temperature and normalised.
-    min_confidence : float
+    min_margin : float
         Threshold in [0, 1] for `routers.base.decide`; 0 keeps every answer.
     """
 
@@ -52,11 +52,16 @@ class TemperedRouter(ABC):
         return tempered(self._raw_proba(texts, silent), self.temperature)
 
     def calibrate(
-        self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent
+        self,
+        texts: Sequence[str],
+        labels: Sequence[str],
+        weights: FloatArray,
+        progress: Progress = silent,
     ) -> FloatArray:
         """See `routers.registry.StoredRouter.calibrate`."""
         raw = self._raw_proba(texts, progress)
-        self._set_temperature(fit_temperature(raw, label_indices(labels, self.categories_)))
+        truth = label_indices(labels, self.categories_)
+        self._set_temperature(fit_temperature(raw, truth, weights))
         return tempered(raw, self.temperature)
 
     def write(self, folder: Path) -> dict[str, Any]:
@@ -77,7 +82,7 @@ class TemperedRouter(ABC):
         # One memory layout, whatever the source: BLAS sums in another order for another.
         self.head_ = {name: np.ascontiguousarray(array) for name, array in head.items()}
         self.categories_ = categories
-        self.min_confidence = 0.0
+        self.min_margin = 0.0
         self.active_params_b = sum(array.size for array in self.head_.values()) / 1e9
         self._head_digest = digest_arrays(self.head_)
         self._set_temperature(1.0)

@@ -34,8 +34,8 @@ class Plan:
         See `routers.base.Router`.
     encoder : str or None
         None is the encoder that ships; a folder with ``encoder.onnx``, a router artifact for
-        example, is used as it is; any other folder or Hugging Face name is exported from
-        sentence-transformers. ``bag`` has none.
+        example, is used as it is and not tuned further; any other folder or Hugging Face name is
+        exported from sentence-transformers. ``bag`` has none.
     max_tokens : int or None
         Most tokens read of one prompt; None is 64: reading 256 is four times slower, and what a
         prompt is about shows at its ends.
@@ -72,12 +72,14 @@ def untrained_router(plan: Plan, seed: int, scratch: Path) -> StoredRouter:
 def _of_type(plan: Plan, seed: int, scratch: Path) -> StoredRouter:
     if plan.type == "bag":
         return BagRouter(plan.name)
-    if plan.type == "finetuned":
+    if plan.type == "finetuned" and not _is_exported(plan.encoder):
         base = plan.encoder or BASE_ENCODER
         encoder = _exported(base, plan.max_tokens, scratch / "base")
         (scratch / "tuned").mkdir()
         return FinetunedRouter(encoder, plan.name, Recipe(base, scratch / "tuned", seed))
     encoder = _open_encoder(plan, scratch)
+    if plan.type == "finetuned":
+        return FinetunedRouter(encoder, plan.name)
     if plan.type == "knn":
         return KnnRouter(encoder, plan.name)
     linear = LinearRouter(encoder, plan.name)
@@ -89,9 +91,13 @@ def _of_type(plan: Plan, seed: int, scratch: Path) -> StoredRouter:
 def _open_encoder(plan: Plan, scratch: Path) -> SentenceEncoder:
     if plan.encoder is None:
         return SentenceEncoder(DEFAULT_FOLDER, plan.max_tokens or _MAX_TOKENS)
-    if (Path(plan.encoder) / ENCODER_FILE).is_file():
+    if _is_exported(plan.encoder):
         return SentenceEncoder(Path(plan.encoder), plan.max_tokens or _MAX_TOKENS)
     return _exported(plan.encoder, plan.max_tokens, scratch / "base")
+
+
+def _is_exported(encoder: str | None) -> bool:
+    return encoder is not None and (Path(encoder) / ENCODER_FILE).is_file()
 
 
 def _exported(name: str, max_tokens: int | None, folder: Path) -> SentenceEncoder:

@@ -41,7 +41,7 @@ def untrained(type_name: str) -> StoredRouter:
 
 def trained(type_name: str) -> StoredRouter:
     router = untrained(type_name).fit(TEXTS, LABELS)
-    router.calibrate(HELD_OUT_TEXTS, HELD_OUT_LABELS)
+    router.calibrate(HELD_OUT_TEXTS, HELD_OUT_LABELS, np.ones(len(HELD_OUT_TEXTS)))
     return router
 
 
@@ -54,7 +54,7 @@ def test_it_is_a_router(router: StoredRouter) -> None:
     assert isinstance(router, Router)
     assert router.name == "toy"
     assert router.active_params_b > 0
-    assert router.min_confidence == 0
+    assert router.min_margin == 0
 
 
 def test_categories_are_sorted(router: StoredRouter) -> None:
@@ -102,18 +102,18 @@ def test_threads_do_not_disturb_each_other(router: StoredRouter) -> None:
 
 
 def test_a_saved_router_answers_alike(router: StoredRouter, tmp_path: Path) -> None:
-    router.min_confidence = 0.4
+    router.min_margin = 0.4
     try:
         save_router(router, tmp_path / "saved", {})
     finally:
-        router.min_confidence = 0.0
+        router.min_margin = 0.0
     loaded = load_router(tmp_path / "saved")
     texts = [*HELD_OUT_TEXTS, *NASTY]
     assert loaded.predict_proba(texts).tobytes() == router.predict_proba(texts).tobytes()
     assert (loaded.name, loaded.version) == (router.name, router.version)
     assert (loaded.type, loaded.categories_) == (router.type, router.categories_)
     assert loaded.active_params_b == router.active_params_b
-    assert loaded.min_confidence == 0.4
+    assert loaded.min_margin == 0.4
 
 
 def test_a_text_is_embedded_on_the_way_to_the_same_row(router: StoredRouter) -> None:
@@ -135,12 +135,12 @@ def test_saving_again_writes_the_same_bytes(router: StoredRouter, tmp_path: Path
 def test_fitting_again_forgets(type_name: str) -> None:
     router = trained(type_name)
     version = router.version
-    router.min_confidence = 0.4
+    router.min_margin = 0.4
     labels = ["zebra" if label == "coding" else label for label in LABELS]
     router.fit(TEXTS, labels)
     assert router.categories_ == ("cooking", "general", "zebra")
     assert router.version != version
-    assert router.min_confidence == 0
+    assert router.min_margin == 0
     fresh = untrained(type_name).fit(TEXTS, labels)
     assert router.version == fresh.version
     assert router.predict_proba(TEXTS).tobytes() == fresh.predict_proba(TEXTS).tobytes()
@@ -153,5 +153,5 @@ def test_one_category_is_refused(type_name: str) -> None:
 
 
 def test_calibration_returns_what_is_answered_from_then_on(router: StoredRouter) -> None:
-    answered = router.calibrate(HELD_OUT_TEXTS, HELD_OUT_LABELS)
+    answered = router.calibrate(HELD_OUT_TEXTS, HELD_OUT_LABELS, np.ones(len(HELD_OUT_TEXTS)))
     assert answered.tobytes() == router.predict_proba(HELD_OUT_TEXTS).tobytes()

@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the artifact of a router that knows a few toy prompts."""
     rows = toy_rows()[::14]
     router = BagRouter("toy").fit([row.prompt for row in rows], [row.category for row in rows])
-    router.min_confidence = 0.5
+    router.min_margin = 0.5
     folder = tmp_path_factory.mktemp("eval") / "toy"
     save_router(router, folder, {})
     return folder

@@ -42,12 +42,12 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def test_the_card_says_what_the_router_is(folder: Path) -> None:
     card = json.loads((folder / "router.json").read_text())
     router = load_router(folder)
-    assert card["format"] == 1
+    assert card["format"] == 2
     assert card["type"] == "bag"
     assert card["name"] == "toy"
     assert card["version"] == router.version
     assert card["categories"] == ["coding", "cooking", "general"]
-    assert card["min_confidence"] == 0
+    assert card["min_margin"] == 0
     assert set(card["files"]) == {"head.npz"}
     readme = (folder / "README.md").read_text()
     assert readme.startswith(f"# toy@{router.version}\n")
@@ -57,10 +57,10 @@ def test_the_card_says_what_the_router_is(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda card: card.update(format=2), "format"),
+        (lambda card: card.update(format=1), "format"),
         (lambda card: card.update(type="oracle"), "type must be one of linear, .*got 'oracle'"),
         (lambda card: card.update(name="No Spaces"), "name"),
-        (lambda card: card.update(min_confidence=1.5), "min_confidence"),
+        (lambda card: card.update(min_margin=1.5), "min_margin"),
         (lambda card: card.pop("categories"), "categories"),
         (lambda card: card.update(version="0"), "version must be"),
         (lambda card: card.update(categories=["a", "b", "c"]), "version must be"),
@@ -83,7 +83,7 @@ def test_a_changed_card_is_refused(
 
 def test_the_encoder_of_an_artifact_can_be_had_alone(folder: Path) -> None:
     encoder = load_encoder(DEFAULT_FOLDER)
-    assert encoder.max_tokens == 96
+    assert encoder.max_tokens == 88
     with pytest.raises(ArtifactError, match="an encoder of its own"):
         load_encoder(folder)
 

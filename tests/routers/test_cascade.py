@@ -46,7 +46,7 @@ def cascade() -> CascadeRouter:
     labels = [row.category for row in toy_rows()]
     router = CascadeRouter(BagRouter("toy"), KnnRouter(shipped_encoder(), "toy"), "toy")
     router.fit(prompts[::2], labels[::2])
-    router.calibrate(prompts[1::2], labels[1::2])
+    router.calibrate(prompts[1::2], labels[1::2], np.ones(len(prompts[1::2])))
     return router
 
 

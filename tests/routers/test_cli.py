@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from routers import cli
 from routers.artifact import load_router, read_card
+from routers.base import decide
 from routers.data import Row
 from tests.prompts import toy_rows, write_lines
 
@@ -168,15 +169,14 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
     )
     assert result.exit_code == 0, result.output
     after = read_card(out)
-    assert json.loads(result.stdout)["min_confidence"] == after.min_confidence > 0
+    assert json.loads(result.stdout)["min_margin"] == after.min_margin > 0
     assert after.files == before.files
     assert after.training["data"] == before.training["data"]
     assert after.training["held_out"]["n"] == 180
     router = load_router(out)
     strangers = router.predict_proba(OUT_OF_SCOPE)
-    general = router.categories_.index("general")
-    away = (strangers.argmax(axis=1) == general) | (strangers.max(axis=1) < after.min_confidence)
-    assert away.all()
+    decided = {decide(row, router.categories_, after.min_margin).category for row in strangers}
+    assert decided == {"general"}
 
 
 def test_calibrating_on_other_categories_is_refused(data: Path, tmp_path: Path) -> None:
@@ -212,6 +212,18 @@ def test_the_report_can_be_drawn(data: Path, tmp_path: Path, suffix: str) -> Non
     assert result.exit_code == 0, result.output
     start = {"png": b"\x89PNG", "svg": b"<?xml"}[suffix]
     assert figure.read_bytes().startswith(start)
+
+
+def test_the_report_is_one_page(data: Path, tmp_path: Path) -> None:
+    out, page = tmp_path / "r", tmp_path / "report.html"
+    result = run("train", data, "--out", out, "--type", "bag", "--figure", page)
+    assert result.exit_code == 0, result.output
+    text = page.read_text()
+    assert text.startswith("<!doctype html>")
+    assert "<svg" in text
+    assert f"custom@{read_card(out).version}" in text
+    assert "| coding |" in text
+    assert "milliseconds at 20 / 100 / 500 words" in result.output
 
 
 def test_help_has_examples() -> None:

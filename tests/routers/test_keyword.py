@@ -20,7 +20,7 @@ class CountingRouter:
     version = "7"
     categories_ = ("general", "coding", "law")
     active_params_b = 0.023
-    min_confidence = 0.25
+    min_margin = 0.25
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -41,7 +41,7 @@ def test_it_is_a_router_with_the_categories_of_its_fallback() -> None:
     assert isinstance(router, Router)
     assert router.categories_ == CountingRouter.categories_
     assert router.active_params_b == CountingRouter.active_params_b
-    assert router.min_confidence == CountingRouter.min_confidence
+    assert router.min_margin == CountingRouter.min_margin
     assert router.name == "keyword-constant"
 
 

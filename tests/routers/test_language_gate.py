@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from routers.bag import BagRouter
@@ -31,7 +32,7 @@ def test_how_sure_the_gate_is_comes_from_held_out_prompts() -> None:
     gate.fit([row.prompt for row in rows], [row.category for row in rows])
     version = gate.version
     labels = ["general", "general", "cooking", "cooking"]
-    answered = gate.calibrate([GERMAN, JAPANESE, GERMAN, ENGLISH], labels)
+    answered = gate.calibrate([GERMAN, JAPANESE, GERMAN, ENGLISH], labels, np.ones(4))
     assert gate.foreign_confidence == (2 + 1) / (3 + 2)
     assert answered[0].tolist() == pytest.approx([0.2, 0.2, 0.6])
     assert gate.version != version
@@ -41,7 +42,7 @@ def test_without_english_prompts_only_the_gate_is_calibrated() -> None:
     rows = toy_rows()
     gate = LanguageGate(BagRouter("toy"), "general")
     gate.fit([row.prompt for row in rows], [row.category for row in rows])
-    gate.calibrate([GERMAN], ["general"])
+    gate.calibrate([GERMAN], ["general"], np.ones(1))
     assert gate.router.predict_proba([ENGLISH]).sum() == pytest.approx(1)
     assert gate.foreign_confidence == 2 / 3
 

@@ -24,7 +24,7 @@ EVERYONE = ("small", "big", "mathstral")
 
 
 def decision(*probabilities: float) -> Decision:
-    return decide(np.array(probabilities), CATEGORIES, min_confidence=0)
+    return decide(np.array(probabilities), CATEGORIES, min_margin=0)
 
 
 def test_a_written_mapping_is_taken_at_its_word() -> None:

@@ -49,7 +49,8 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_coverage_counts_what_is_kept(answers: Answers) -> None:
-    kept = (answers.confidence >= 0.5) | (answers.predicted == 1)
+    kept = (answers.margin >= 0.5) | (answers.predicted == 1)
+    assert 0 < kept.mean() < 1
     scores = answers.scores()
     assert scores["coverage"] == kept.mean()
     assert scores["covered_accuracy"] == answers.correct[kept].mean()
