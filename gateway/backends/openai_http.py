@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import aiohttp
@@ -17,6 +17,9 @@ from gateway.supervisor.plan import socket_of
 _CHUNK_BYTES = 65_536
 KEEP_ALIVE_S = 4.0
 """Idle connections are dropped before the 5 s after which uvicorn, and so vLLM, drops them."""
+PROBE_AFTER_S = 2.0
+"""Silence within a stream after which its server is asked whether it is there, in seconds."""
+PROBE_TIMEOUT_S = 1.0
 
 
 @contextmanager
@@ -35,26 +38,57 @@ def mapped_errors(expert: Expert) -> Iterator[None]:
 
 
 class HttpResponse:
-    """An answer on the wire; see `gateway.backends.base.UpstreamResponse`."""
+    """An answer on the wire; see `gateway.backends.base.UpstreamResponse`.
 
-    def __init__(self, expert: Expert, response: aiohttp.ClientResponse) -> None:
+    Parameters
+    ----------
+    probe : callable
+        Asks the expert for anything; raises `ExpertUnavailableError` when nobody listens any more.
+    """
+
+    def __init__(
+        self,
+        expert: Expert,
+        response: aiohttp.ClientResponse,
+        probe: Callable[[], Awaitable[object]],
+    ) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self._expert = expert
         self._response = response
+        self._probe = probe
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """See `UpstreamResponse.chunks`."""
-        wait_s = self._expert.timeout_s.first_token
-        content = self._response.content
-        while True:
-            with mapped_errors(self._expert):
-                async with asyncio.timeout(wait_s):
-                    chunk = await content.readany()
-            if not chunk:
-                return
+        timeouts, content = self._expert.timeout_s, self._response.content
+        with mapped_errors(self._expert):
+            async with asyncio.timeout(timeouts.first_token):
+                chunk = await content.readany()
+        while chunk:
             yield chunk
-            wait_s = self._expert.timeout_s.idle
+            with mapped_errors(self._expert):
+                try:
+                    async with asyncio.timeout(min(PROBE_AFTER_S, timeouts.idle)):
+                        chunk = await content.readany()
+                except TimeoutError:
+                    async with asyncio.timeout(max(timeouts.idle - PROBE_AFTER_S, 0)):
+                        chunk = await self._after_silence()
+
+    async def _after_silence(self) -> bytes:
+        """Return the next chunk; gives up once nobody listens where the stream came from.
+
+        A vLLM server that is told to stop may leave its streams open and silent.
+        """
+        while True:
+            try:
+                await self._probe()
+            except ExpertUnavailableError:
+                raise
+            except ExpertError:
+                pass  # slow, or without such a list, but there
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_AFTER_S):
+                    return await self._response.content.readany()
 
     async def read(self) -> bytes:
         """See `UpstreamResponse.read`."""
@@ -99,7 +133,7 @@ class OpenAIBackend:
                     timeout=timeout,
                     allow_redirects=False,
                 )
-        return HttpResponse(expert, response)
+        return HttpResponse(expert, response, lambda: self.get(expert, "models", PROBE_TIMEOUT_S))
 
     async def get(self, expert: Expert, path: str, timeout_s: float) -> bytes:
         """Return the body of ``GET /v1/<path>``; raises `ExpertError` when it is not a 200."""
