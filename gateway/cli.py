@@ -20,7 +20,7 @@ WRONG_USE = 2
 _COMMANDS = {
     "serve": "gateway.commands:serve",
     "route": "gateway.commands:route",
-    "experts": "gateway.commands:experts",
+    "experts": "gateway.expert_commands:experts",
     "keys": "gateway.key_commands:keys",
     "train": "routers.cli:train",
     "calibrate": "routers.cli:calibrate",

@@ -1,18 +1,15 @@
-"""The gateway's own commands: ``coe serve``, ``coe route``, ``coe experts``."""
+"""The gateway's own commands: ``coe serve`` and ``coe route``."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from gateway.settings import load_settings
-
-FALLS_SHORT = 1
 
 config_option = click.option(
     "--config",
@@ -75,79 +72,3 @@ def route(prompt: str | None, prompt_file: Path | None, config: Path, as_json: b
         click.echo(json.dumps(shown, ensure_ascii=False))
     else:
         print_preview(shown)
-
-
-@click.group()
-def experts() -> None:
-    """Look at the experts of a registry."""
-
-
-@experts.command(
-    "list",
-    epilog="""\b
-Examples:
-  coe experts list
-  coe experts list --config my-experts.yaml --json""",
-)
-@config_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def list_experts(config: Path, as_json: bool) -> None:
-    """Show the experts, their sizes, and the categories that go to them."""
-    from gateway.inspection import list_registry, print_registry
-
-    shown = list_registry(config)
-    if as_json:
-        click.echo(json.dumps(shown, ensure_ascii=False))
-    else:
-        print_registry(shown)
-
-
-@experts.command(
-    "check",
-    epilog="""\b
-Examples:
-  coe experts check
-  coe experts check --json | jq '.experts[] | select(.ok | not)'""",
-)
-@config_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def check_experts(config: Path, as_json: bool) -> None:
-    """Call every expert for real, whole and streamed; local ones are started for it.
-
-    Exit code 1 when an expert fails.
-    """
-    from gateway.inspection import check_registry, print_checks
-
-    shown = asyncio.run(check_registry(config))
-    if as_json:
-        click.echo(json.dumps(shown, ensure_ascii=False))
-    else:
-        print_checks(shown)
-    if not shown["ok"]:
-        sys.exit(FALLS_SHORT)
-
-
-@experts.command(
-    "inspect",
-    epilog="""\b
-Examples:
-  coe experts inspect models/mixtral/config.json
-  coe experts inspect model.gguf
-  coe experts inspect Qwen/Qwen3-30B-A3B --json""",
-)
-@click.argument("source", metavar="PATH|REPO")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def inspect_expert(source: str, as_json: bool) -> None:
-    """Derive a model's total and active parameters from its config.json or GGUF header."""
-    from gateway.sizes import SizeError, inspect_model
-
-    try:
-        size = inspect_model(source)
-    except SizeError as error:
-        raise click.UsageError(str(error)) from error
-    if as_json:
-        click.echo(json.dumps(asdict(size)))
-    else:
-        click.echo(f"architecture: {size.architecture}")
-        click.echo(f"total_params_b: {size.total_params_b:.4g}")
-        click.echo(f"active_params_b: {size.active_params_b:.4g}")

@@ -31,7 +31,6 @@ MOST_TOKENS = 100_000_000
 """No model has a longer context: a larger claim is a mistake."""
 MOST_ID_CHARS = 256
 MOST_SHOWN = 20
-_CONTEXT_KEYS = ("max_model_len", "context_length", "context_window")
 _SHOWN_CHARS = 80
 
 
@@ -65,7 +64,7 @@ class ServedModel:
     notes: tuple[str, ...] = ()
 
 
-class _Listed(msgspec.Struct):
+class Listed(msgspec.Struct):
     """One entry of ``/v1/models``; what other servers add is looked up by key."""
 
     id: str
@@ -77,9 +76,15 @@ class _Listed(msgspec.Struct):
     context_length: Any = None
     context_window: Any = None
 
+    @property
+    def claimed_context(self) -> object:
+        """What the server says of its context, whatever that is; None when it says nothing."""
+        claims = (self.max_model_len, self.context_length, self.context_window)
+        return next((claim for claim in claims if claim is not None), None)
+
 
 class _List(msgspec.Struct):
-    data: list[_Listed]
+    data: list[Listed]
 
 
 async def discover(
@@ -118,7 +123,7 @@ async def discover(
         return tuple([await _described(server, entry, parents[entry.id]) for entry in chosen])
 
 
-def _parents(listed: Sequence[_Listed]) -> dict[str, str | None]:
+def _parents(listed: Sequence[Listed]) -> dict[str, str | None]:
     """Return each model's id -> the id of the model that it adapts."""
     ids = {entry.id for entry in listed}
     return {
@@ -141,6 +146,27 @@ def _wanted(base_url: str, parents: Mapping[str, str | None], model: str | None)
     return bases[0]
 
 
+def read_models(body: bytes, url: str) -> list[Listed]:
+    """Read the answer to ``GET /v1/models``.
+
+    Raises
+    ------
+    ConfigError
+        When it is not a list of models with names of their own.
+    """
+    try:
+        listed = msgspec.json.decode(body, type=_List).data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        must = "a list of models, {'data': [{'id': ...}]}"
+        raise ConfigError(f"{url} must answer with {must}; {error}") from error
+    ids = [entry.id for entry in listed]
+    odd = [name for name in ids if not _is_plain(name)]
+    if not ids or odd or len(set(ids)) < len(ids):
+        got = f"the name {odd[0][:_SHOWN_CHARS]!r}" if odd else f"the names {ids[:5]}"
+        raise ConfigError(f"{url} must answer with models with names of their own; got {got}")
+    return listed
+
+
 class _Server:
     """A server that is asked."""
 
@@ -148,20 +174,9 @@ class _Server:
         self.base_url = base_url
         self._session = session
 
-    async def models(self) -> list[_Listed]:
-        body = await self.call("GET", f"{self.base_url}/models")
-        try:
-            listed = msgspec.json.decode(body, type=_List).data
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise self._refused(
-                f"a list of models, {{'data': [{{'id': ...}}]}}; {error}"
-            ) from error
-        ids = [entry.id for entry in listed]
-        odd = [name for name in ids if not _is_plain(name)]
-        if not ids or odd or len(set(ids)) < len(ids):
-            got = f"the name {odd[0][:_SHOWN_CHARS]!r}" if odd else f"the names {ids[:5]}"
-            raise self._refused(f"models with names of their own; got {got}")
-        return listed
+    async def models(self) -> list[Listed]:
+        url = f"{self.base_url}/models"
+        return read_models(await self.call("GET", url), url)
 
     async def call(
         self, method: str, url: str, body: object = None, timeout_s: float = TIMEOUT_S
@@ -211,18 +226,14 @@ class _Server:
             return str(error)
         return None
 
-    def _refused(self, must: str) -> ConfigError:
-        return ConfigError(f"{self.base_url}/models must answer with {must}")
-
 
 def _is_plain(name: str) -> bool:
     return bool(name) and len(name) <= MOST_ID_CHARS and name.isprintable()
 
 
-async def _described(server: _Server, listed: _Listed, parent: str | None) -> ServedModel:
+async def _described(server: _Server, listed: Listed, parent: str | None) -> ServedModel:
     model = ServedModel(listed.id, parent)
-    claims = [getattr(listed, key) for key in _CONTEXT_KEYS]
-    model = _with_context(model, next((claim for claim in claims if claim is not None), None))
+    model = _with_context(model, listed.claimed_context)
     if listed.owned_by == "vllm":
         return await _vllm(server, model, listed.root)
     if listed.owned_by == "llamacpp":

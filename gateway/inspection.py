@@ -1,33 +1,26 @@
-"""``coe experts list`` and ``coe experts check``."""
+"""``coe experts list``, and experts without a gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from gateway.backends.base import UpstreamRequest
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.composition import read_mapping
-from gateway.dispatch import refuse_failure
 from gateway.errors import ExpertError
-from gateway.experts import Expert, ExpertRegistry, check_keys
-from gateway.protocol import CHAT
-from gateway.relay import StreamRelay, read_body
-from gateway.supervisor.plan import expert_specs, make_run_dir
+from gateway.experts import Expert, ExpertRegistry
+from gateway.supervisor.plan import expert_specs
 from gateway.supervisor.supervisor import Supervisor
 
 START_TIMEOUT_S = 120.0
-_MESSAGES = [{"role": "user", "content": "Say yes."}]
 
 
 def list_registry(config: Path) -> dict[str, Any]:
@@ -84,19 +77,6 @@ def _size(params_b: float | None) -> str:
     return "unknown" if params_b is None else f"{params_b:g}"
 
 
-async def check_registry(config: Path) -> dict[str, Any]:
-    """Call every expert, whole and streamed; local ones run while it lasts."""
-    registry = ExpertRegistry.load(config)
-    check_keys(registry, os.environ)
-    run_dir = make_run_dir()
-    try:
-        async with running_experts(registry, run_dir) as backend:
-            rows = [await _check(backend, expert) for expert in registry.values()]
-    finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
-    return {"experts": rows, "ok": all(row["ok"] for row in rows)}
-
-
 @asynccontextmanager
 async def running_experts(registry: ExpertRegistry, run_dir: Path) -> AsyncIterator[OpenAIBackend]:
     """Run the local experts of a registry, without a gateway, and lend the way to all experts."""
@@ -120,57 +100,3 @@ async def _wait_until_up(backend: OpenAIBackend, expert: Expert) -> None:
             await asyncio.sleep(0.1)
         else:
             return
-
-
-async def _check(backend: OpenAIBackend, expert: Expert) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": expert.name, "ok": False, "error": None}
-    try:
-        started_s = time.monotonic()
-        await _complete(backend, expert, stream=False)
-        row["whole_ms"] = round(1000 * (time.monotonic() - started_s))
-        started_s = time.monotonic()
-        await _complete(backend, expert, stream=True)
-        row["stream_ms"] = round(1000 * (time.monotonic() - started_s))
-        row["ok"] = True
-    except ExpertError as error:
-        row["error"] = error.message
-    return row
-
-
-async def _complete(backend: OpenAIBackend, expert: Expert, *, stream: bool) -> None:
-    """Ask for one token; raises `ExpertError` when no proper answer comes."""
-    body = msgspec.json.encode(
-        {"model": expert.model, "messages": _MESSAGES, "max_tokens": 1, "stream": stream}
-    )
-    response = await backend.open(expert, UpstreamRequest(CHAT, body, stream, "coe-check"))
-    try:
-        refuse_failure(expert, response)
-        whole = await response.read()
-        if response.status != 200:
-            raise ExpertError(f"status {response.status}: {whole[:200].decode(errors='replace')}")
-        if not stream:
-            read_body(whole)
-            return
-        relay = StreamRelay(show_usage=True, note=dict)
-        relay.feed(whole)
-        relay.flush()
-        if not relay.complete:
-            raise ExpertError("the stream has no end: neither a finish_reason nor [DONE]")
-    finally:
-        await response.aclose()
-
-
-def print_checks(shown: dict[str, Any]) -> None:
-    """Print `check_registry` for people."""
-    table = Table(box=None)
-    for heading in ("expert", "state", "whole ms", "stream ms", "error"):
-        table.add_column(heading, overflow="fold")
-    for row in shown["experts"]:
-        table.add_row(
-            row["name"],
-            "[green]ok[/]" if row["ok"] else "[red]failed[/]",
-            str(row.get("whole_ms", "-")),
-            str(row.get("stream_ms", "-")),
-            row["error"] or "",
-        )
-    Console().print(table)

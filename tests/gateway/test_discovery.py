@@ -147,7 +147,7 @@ def test_a_real_llama_cpp_is_described_in_full() -> None:
             except ConfigError:
                 return ()
 
-        (model,) = wait_for(described, 30)
+        (model,) = wait_for(described, 50)
     assert model == ServedModel(
         "small",
         context_window=512,
