@@ -20,7 +20,8 @@ from routers.finer import FinerMap, Forest, Prompts, SoftTable, tree_features
 _N_TREES = 100
 _N_DIRECTIONS = 40
 """Principal directions of the embeddings that the trees may part along."""
-_SMALLEST_LEAVES = (10, 20, 40)
+_SMALLEST_LEAF = 20
+"""Prompts that a finer category must hold."""
 _FEATURE_SHARE = 0.5
 _N_FOLDS = 5
 _INVERSE_REGULARISATION = 5.0
@@ -90,9 +91,8 @@ def fit_finer(
 
     Every tree parts the prompts by category, form and embedding wherever the *differences* between
     the experts' scores part, and keeps a part only if it holds enough prompts: its leaves are
-    finer categories, kept where they pay. The prompts that a tree did not see choose the smallest
-    leaf, and calibrate the forest: they say how far its departures from the experts' overall scores
-    are to be trusted.
+    finer categories, kept where they pay. The prompts that a tree did not see calibrate the forest:
+    they say how far its departures from the experts' overall scores are to be trusted.
 
     Parameters
     ----------
@@ -113,22 +113,20 @@ def fit_finer(
     features = tree_features(prompts, probabilities, origin, directions)
     overall = scores.mean(axis=0)
     own = scores - scores.mean(axis=1, keepdims=True)
-    leaves = [leaf for leaf in _SMALLEST_LEAVES if 4 * leaf <= len(prompts)] or [1]
-    grown = [_grown(features, own, leaf, seed) for leaf in leaves]
-    best = min(grown, key=lambda one: float(((one.oob_prediction_ - own) ** 2).mean()))
-    trust = _slope(best.oob_prediction_ - own.mean(axis=0), own)
-    nodes = flat_nodes([one.tree_ for one in best.estimators_])
+    grown = _grown(features, own, seed)
+    trust = _slope(grown.oob_prediction_.reshape(own.shape) - own.mean(axis=0), own)
+    nodes = flat_nodes([one.tree_ for one in grown.estimators_])
     # differences between experts are what is learned; the level of a prompt is only the mean
     value = overall + trust * (nodes.pop("value") - (overall - overall.mean()))
     forest = Forest(origin, directions, **nodes, value=value.astype(np.float32))
     return FinerMap(plain, forest)
 
 
-def _grown(features: AnyArray, own: FloatArray, smallest_leaf: int, seed: int) -> Any:  # noqa: ANN401
+def _grown(features: AnyArray, own: FloatArray, seed: int) -> Any:  # noqa: ANN401
     ensemble = import_extra("sklearn.ensemble", "train")
     forest = ensemble.ExtraTreesRegressor(
         _N_TREES,
-        min_samples_leaf=smallest_leaf,
+        min_samples_leaf=_SMALLEST_LEAF,
         max_features=_FEATURE_SHARE,
         bootstrap=True,
         oob_score=True,
