@@ -135,13 +135,13 @@ def _refined(
     Within limits they choose among the experts that the plain table keeps; without any, an expert
     may be kept for them alone.
     """
-    prices = tuple(solved.mapping.prices.values())
+    prices = solved.mapping.prices
     unlimited = limits == Limits()
     pool = problem.pool if unlimited else problem.pool.only(solved.mapping.experts)
     finer, note = learn_finer(problem.table, problem.members, pool, prices, routed, progress)
     if finer is not None:
         if unlimited:
-            used = used_experts(finer, routed, pool, prices)
+            used = used_experts(finer, routed, pool, prices.values())
             solved = solve_keeping({*problem.required, *used})
         columns = [pool.names.index(name) for name in solved.mapping.experts]
         mapping = replace(solved.mapping, finer=finer.only(columns))

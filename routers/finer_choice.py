@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -91,7 +91,7 @@ def learn_finer(
     table: ScoreTable,
     members: FloatArray,
     pool: Pool,
-    prices: Collection[float],
+    prices: Mapping[str, float],
     routed: Routed,
     progress: Progress = silent,
 ) -> tuple[FinerMap | None, str]:
@@ -105,6 +105,8 @@ def learn_finer(
         How much each prompt belongs to each category of the plain table.
     pool : Pool
         The experts to choose from.
+    prices : Mapping of str to float
+        By preset.
     routed : Routed
         The prompts of the table.
 
@@ -118,6 +120,8 @@ def learn_finer(
     digest = encoder_digest(routed.router)
     if digest is None:
         return None, "no finer categories: the router has no encoder"
+    if len(pool.names) < 2:
+        return None, "no finer categories: there is one expert to choose from"
     scores = table.of_experts(pool.names).scores
     rows = np.flatnonzero(routed.embedded & ~np.isnan(scores).any(axis=1))
     if len(rows) < _FEWEST_PROMPTS:
@@ -135,12 +139,14 @@ def learn_finer(
         members[rows],
         routed.probabilities[rows],
     )
-    gain = _held_out_gain(known, [price * pool.cost for price in prices], progress)
+    plain, finer = _held_out(known, progress)
+    gain = _gain(plain, finer, known.scores, [price * pool.cost for price in prices.values()])
+    found = f"finer categories gain {gain} on held-out prompts"
     if not gain.pays:
-        return None, f"finer categories gain {gain} on held-out prompts: left out"
+        return None, f"{found}: left out"
     progress("finer categories", _N_FOLDS, _N_FOLDS + 1)
-    finer = replace(known.fit_finer(np.arange(len(rows))), encoder_digest=digest)
-    return finer, f"finer categories gain {gain} on held-out prompts: kept"
+    learned = replace(known.fit_finer(np.arange(len(rows))), encoder_digest=digest)
+    return learned, f"{found}: kept, with {_served(finer, known.scores, pool, prices)}"
 
 
 def used_experts(
@@ -173,26 +179,50 @@ class _Known:
         return expected_scores(self.scores[rows], self.members[rows])
 
 
-def _held_out_gain(known: _Known, charged: Sequence[FloatArray], progress: Progress) -> Gain:
-    """Serve every prompt by what was learned from others, with finer categories and without."""
+def _held_out(known: _Known, progress: Progress) -> tuple[FloatArray, FloatArray]:
+    """Return what is expected of every prompt by what was learned from others.
+
+    Returns
+    -------
+    plain, finer : ndarray, shape (n_prompts, n_experts)
+        By the category table alone, and by finer categories.
+    """
     folds = np.random.default_rng(0).permutation(len(known.labels)) % _N_FOLDS
-    gained = np.empty(len(folds))
+    plain, finer = np.empty_like(known.scores), np.empty_like(known.scores)
     for fold in range(_N_FOLDS):
         progress("finer categories", fold, _N_FOLDS + 1)
         inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        plain = known.probabilities[outside] @ known.fit_table(inside)
-        finer = known.fit_finer(inside).expected(known.prompts.rows(outside))
-        scores = known.scores[outside]
-        gained[outside] = _worth(finer, scores, charged) - _worth(plain, scores, charged)
+        plain[outside] = known.probabilities[outside] @ known.fit_table(inside)
+        finer[outside] = known.fit_finer(inside).expected(known.prompts.rows(outside))
+    return plain, finer
+
+
+def _gain(
+    plain: FloatArray, finer: FloatArray, scores: FloatArray, charges: Sequence[FloatArray]
+) -> Gain:
+    """Compare what two expectations choose, prompt by prompt."""
+    rows = np.arange(len(scores))
+
+    def worth(expected: FloatArray) -> FloatArray:
+        choices = [(expected - charge).argmax(axis=1) for charge in charges]
+        return np.asarray(
+            np.mean(
+                [(scores - c)[rows, choice] for c, choice in zip(charges, choices, strict=True)],
+                axis=0,
+            )
+        )
+
+    gained = worth(finer) - worth(plain)
     return Gain(float(gained.mean()), float(gained.std() / np.sqrt(len(gained))))
 
 
-def _worth(expected: FloatArray, scores: FloatArray, charged: Sequence[FloatArray]) -> FloatArray:
-    """Return score minus charge of what is chosen by expected scores, averaged over presets."""
-    rows = np.arange(len(scores))
-    choices = [(expected - charge).argmax(axis=1) for charge in charged]
-    found = [
-        scores[rows, choice] - charge[choice]
-        for choice, charge in zip(choices, charged, strict=True)
-    ]
-    return np.asarray(np.mean(found, axis=0))
+def _served(
+    expected: FloatArray, scores: FloatArray, pool: Pool, prices: Mapping[str, float]
+) -> str:
+    """Tell the score and the active parameters that every preset came to."""
+    told = []
+    for preset, price in prices.items():
+        choice = (expected - price * pool.cost).argmax(axis=1)
+        score = scores[np.arange(len(scores)), choice].mean()
+        told.append(f"{preset} {score:.4f} at {pool.active_params_b[choice].mean():.2f} B")
+    return ", ".join(told)
