@@ -17,7 +17,8 @@ COMPOSE := .venv-compose
 
 .DEFAULT_GOAL := help
 .PHONY: help serve install check test test-finetune test-vllm check-compose constraints replay schema
-.PHONY: clean failover soak soak-short fuzz-sse fuzz-api lock rivals
+.PHONY: clean failover soak soak-short fuzz-sse fuzz-api lock rivals bench
+.PHONY: bench-smoke bench-rivals
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +93,16 @@ $(VENV)-rivals/.done: eval/failover/package.json
 	cp eval/failover/package.json $(VENV)-rivals/
 	npm install --silent --prefix $(VENV)-rivals
 	@touch $@
+
+bench: $(VENV)/.test ## Measure the gateway beside its rivals and rewrite eval/bench
+	$(BIN)/coe eval bench --quick --rivals .venv-bench --out eval/bench
+
+bench-smoke: $(VENV)/.test ## Run the measurement once, for crashes and not for times
+	$(BIN)/coe eval bench --quick --rounds 1 --seconds 0.5 --workers 1 --only relay,coe \
+	  --case same-20@1 --case distinct-20@32 --case stream-20@32 --json >/dev/null
+
+bench-rivals: $(BIN)/python ## Install the rivals into .venv-bench
+	eval/bench/rivals.sh .venv-bench
 
 schema: $(VENV)/.serve ## Write the JSON Schema of experts.yaml
 	$(BIN)/python -m gateway.schema > gateway/experts.schema.json

@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from eval.bench.cli import bench_command
 from eval.failover.cli import failover, soak_command
 from eval.grading import CODE, METRICS
 from eval.replay_report import draw, table_of
@@ -57,6 +58,7 @@ def eval_group() -> None:
     """Measure routers, mappings and gateways."""
 
 
+eval_group.add_command(bench_command)
 eval_group.add_command(failover)
 eval_group.add_command(soak_command)
 

@@ -1,0 +1,45 @@
+"""The command ``coe eval bench``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from routers.cli import wrong_use
+
+_PATH = click.Path(path_type=Path)
+
+_BENCH_EXAMPLES = """
+\b
+Examples:
+  coe eval bench --quick
+  coe eval bench --rivals .venv-bench --out eval/bench
+  coe eval bench --quick --only relay,coe --json
+
+Needs nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
+"""
+
+
+@click.command(name="bench", epilog=_BENCH_EXAMPLES)
+@click.option("--quick", is_flag=True, help="Fewer cases: those that the documentation shows.")
+@click.option("--case", "labels", multiple=True, help="This case only, such as same-20@32.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.1), default=2, show_default=True, help="A run.")
+@click.option("--cores", "n_cores", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--rivals", "rivals_folder", type=_PATH, help="Where the rivals are installed.")
+@click.option("--only", default="", help="Groups of systems, separated by commas. [default: all]")
+@click.option("--out", type=_PATH, help="Folder for bench.json, bench.png and README.md.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def bench_command(as_json: bool, only: str, **asked: Any) -> None:  # noqa: ANN401
+    """Measure the gateway beside a direct call, a bare relay and its rivals, in one run."""
+    from eval.bench.command import run_bench
+    from eval.bench.report import markdown
+
+    wanted = [word for word in only.split(",") if word]
+    with wrong_use():
+        found = run_bench(wanted=wanted, report=lambda line: click.echo(line, err=True), **asked)
+    click.echo(json.dumps(found) if as_json else markdown(found))

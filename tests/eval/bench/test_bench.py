@@ -1,0 +1,92 @@
+"""What `coe eval bench` counts and how it compares; `make bench-smoke` runs the whole of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from eval.bench.load import Load, Sample
+from eval.bench.report import markdown
+from eval.bench.run import Case, Round, cases, pick, summarise
+from eval.bench.streams import run_streams
+from eval.bench.systems import chat, free_port
+from tests.servers import REPO, wait_for
+
+N_CHUNKS, GAP_MS = 5, 10
+
+
+@pytest.fixture(scope="module")
+def pacer() -> Iterator[str]:
+    port = free_port()
+    command = [sys.executable, "-m", "eval.bench.pacer", str(port), str(N_CHUNKS), str(GAP_MS)]
+    with subprocess.Popen(command, cwd=REPO) as process:
+        wait_for(lambda: _is_up(port))
+        yield chat(port)
+        process.kill()
+
+
+def _is_up(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/v1/models").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_source_of_streams_is_steady_and_its_chunks_are_timed(pacer: str) -> None:
+    started_s = time.perf_counter()
+    sample = run_streams(pacer, "m", {}, Load(90, True, 2, stream=True), 0.2)
+    took_s = time.perf_counter() - started_s
+    least_s = N_CHUNKS * GAP_MS / 1000
+    assert sample.requests >= 2
+    assert (sample.refused, sample.broken) == (0, 0)
+    assert took_s >= least_s * sample.requests / 2
+    assert sample.delay_p50_ms is not None
+    assert 0 < sample.delay_p50_ms < 1000 * took_s
+    assert 0 < sample.p50_ms < 1000 * took_s
+
+
+def test_distinct_prompts_differ_in_their_number_only() -> None:
+    before, after = Load(200, True, 1).around("auto")
+    assert before.startswith('{"model": "auto"')
+    assert '"content": "Question ' in before
+    assert 190 < len(before.partition('"content": "')[2]) + len(after.partition('"}')[0]) <= 200
+
+
+def rounds(*p50_and_rate: tuple[float, int]) -> list[Round]:
+    samples = [Sample(rate, 1.0, p50, 9.0, 9.9, 0, 0) for p50, rate in p50_and_rate]
+    return [Round(sample, 0.5, 100.0) for sample in samples]
+
+
+def test_systems_are_compared_round_by_round() -> None:
+    case = Case("same-20", Load(90, False, 32))
+    found = summarise(
+        [case],
+        {
+            (case.label, "direct"): rounds((1, 900), (2, 400), (1, 900)),
+            (case.label, "rival"): rounds((8, 50), (40, 10), (8, 50)),
+            (case.label, "coe routed x2"): rounds((2, 200), (10, 40), (2, 100)),
+        },
+    )
+    assert found["ratios"]["same-20@32"]["rival"] == {"p50": 4.0, "requests_per_s": 4.0}
+    rival = found["rows"][1]
+    assert (rival["p50_ms"], rival["p50_ms_spread"]) == (8, [8, 40])
+    assert (rival["requests_per_s"], rival["cpu_s_per_1k"]) == (50, 10)
+    assert "| rival | 8.00 (8.00 to 40.00) | 7.00 |" in markdown(found)
+
+
+def test_refusals_are_no_answers() -> None:
+    case = Case("same-20", Load(90, False, 1))
+    sample = Sample(100, 2.0, 1.0, 1.0, 1.0, refused=40, broken=0)
+    found = summarise([case], {(case.label, "coe routed x2"): [Round(sample, 1.0, 10.0)]})
+    assert found["rows"][0]["requests_per_s"] == 30
+
+
+def test_an_unknown_case_is_refused() -> None:
+    assert [case.label for case in pick(cases(quick=True), ["same-20@32"])] == ["same-20@32"]
+    with pytest.raises(ValueError, match="--case must be one of same-20@1, "):
+        pick(cases(quick=True), ["fast"])
