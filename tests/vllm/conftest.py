@@ -47,7 +47,7 @@ def gateway(
     ]
     mapping = {
         "coding": ["victim", "general"],
-        "math": ["general"],
+        "math": ["general", "llama"],
         "law": ["adapter"],
         "writing": ["llama", "general"],
     }

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from openai import OpenAI
 
-from tests.servers import Gateway, wait_for
+from gateway.discovery import discover
+from tests.servers import Gateway, run_gateway, wait_for, write_experts
+from tests.vllm.conftest import VLLM
 from tests.vllm.servers import VllmServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -164,3 +168,23 @@ def test_vllm_and_llama_make_one_composition(gateway: Gateway, text: str, expert
     answer = gateway.chat("auto", text, max_tokens=8)
     assert answer.status_code == 200
     assert answer.headers["x-coe-expert"] == expert
+
+
+def test_what_it_serves_is_discovered(vllm: VllmServer) -> None:
+    base, adapter = asyncio.run(discover(vllm.base_url))
+    assert (base.id, base.parent, base.context_window) == ("smol", None, 2048)
+    assert base.capabilities == ("tools", "json_schema")
+    assert base.continuation == "continue_final_message"
+    assert base.total_params_b == pytest.approx(0.1345, rel=0.01)
+    assert (adapter.id, adapter.parent, adapter.context_window) == ("twisted", "smol", 2048)
+
+
+@pytest.mark.parametrize("method", ["logprobs", "json_schema"])
+def test_it_can_be_the_llm_router(vllm: VllmServer, tmp_path: Path, method: str) -> None:
+    expert = {"name": "judge", "base_url": vllm.base_url, **VLLM, "description": "everything"}
+    asked = {"expert": "judge", "method": method, "timeout_s": 60}
+    config = write_experts(tmp_path / "experts.yaml", [expert], {}, llm_router=asked)
+    with run_gateway(config, tmp_path) as gateway:
+        answer = gateway.chat("auto", "Is a verbal contract enforceable?", max_tokens=4)
+        assert answer.status_code == 200
+        assert answer.headers["x-coe-router"].startswith("llm-judge@")

@@ -1,10 +1,12 @@
 """Streams that break go on with another expert, between vLLM servers and between engines.
 
-The last test kills a server for good: it stands at the end.
+The last two tests end servers for good.
 """
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +41,7 @@ def broken_stream(
             parts += [choice["delta"].get("content") or "" for choice in chunk["choices"]]
             if len(parts) == 10:
                 break_it()
-    assert line == "" or line == "data: [DONE]"
+    assert line in {"", "data: [DONE]"}
     return "".join(parts), chunk
 
 
@@ -65,3 +67,19 @@ def test_a_stream_of_vllm_goes_on_with_another_vllm(
     logged = gateway.logged("from-vllm")
     assert (logged["outcome"], logged["attempts"]) == ("ok", ["victim", "general"])
     assert logged["completion_tokens"] == pytest.approx(N_TOKENS, abs=2)
+
+
+def test_a_stream_of_a_vllm_that_is_told_to_stop_goes_on_with_llama(
+    gateway: Gateway, vllm: VllmServer
+) -> None:
+    question = "What is the integral of x squared?"
+    told_s = []
+
+    def stop() -> None:
+        told_s.append(time.monotonic())
+        vllm.kill(signal.SIGTERM)
+
+    text, last = broken_stream(gateway, question, "from-stopping", stop)
+    assert last["coe"]["rescued_by"] == ["llama"]
+    assert len(text) > 50
+    assert time.monotonic() - told_s[0] < 25  # vLLM may leave it silent: idle is 30 s
