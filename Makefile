@@ -36,10 +36,16 @@ check: $(VENV)/.test ## Lint, type-check, and look for known vulnerabilities
 	  --progress-spinner off 2> $(VENV)/audit.log | $(BIN)/python requirements/audit.py
 
 test: $(VENV)/.test ## Install what the tests need and run them
-	$(BIN)/pytest -m "not finetune and not vllm" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/pytest -m "not finetune and not vllm and not litellm" --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-finetune: $(VENV)/.full ## Run the tests that need torch
 	$(BIN)/pytest -m finetune
+
+.PHONY: test-litellm
+test-litellm: ## Run the tests that need litellm, in an environment of its own
+	test -d $(VENV)-litellm || $(PYTHON) -m venv $(VENV)-litellm
+	$(VENV)-litellm/bin/pip install --quiet -c requirements/litellm.txt -e '.[litellm,test]'
+	$(VENV)-litellm/bin/pytest -m litellm
 
 test-vllm: $(VENV)/.test $(VLLM)/.ready ## Install vLLM for CPUs and run the tests against it
 	$(BIN)/pytest -m vllm tests/vllm
@@ -55,6 +61,12 @@ constraints: ## Take the newest versions that pyproject.toml allows into require
 	{ head -2 requirements/constraints.txt; \
 	  $(VENV)-fresh/bin/pip freeze --exclude-editable | sed 's/+cpu//'; } > requirements/new.txt
 	mv requirements/new.txt requirements/constraints.txt
+	rm -rf $(VENV)-fresh
+	$(PYTHON) -m venv $(VENV)-fresh
+	$(VENV)-fresh/bin/pip install --quiet -e '.[test,litellm]'
+	{ head -2 requirements/litellm.txt; \
+	  $(VENV)-fresh/bin/pip freeze --exclude-editable; } > requirements/new.txt
+	mv requirements/new.txt requirements/litellm.txt
 	rm -rf $(VENV)-fresh
 	$(MAKE) lock
 

@@ -28,6 +28,8 @@ from gateway.api.failures import (
     on_http_error,
     on_invalid_parameter,
 )
+from gateway.backends.chosen import ChosenBackend
+from gateway.backends.litellm_sdk import LiteLLMBackend
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.answers import AnswerCache
 from gateway.cache.choices import RedisChoiceCache
@@ -112,7 +114,8 @@ def _services(
     metrics = Metrics(CollectorRegistry(), environ.get("PROMETHEUS_MULTIPROC_DIR"))
     url = settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir)
     redis = connect(url, settings.redis_timeout_ms)
-    backend = OpenAIBackend(run_dir, environ)
+    backend = ChosenBackend(OpenAIBackend(run_dir, environ), LiteLLMBackend(environ))
+    backend.prepare(follower.composition.registry.values())
     link = Link(redis, metrics)
     cache = RedisChoiceCache(link, settings.choice_ttl_s)
     executor = ThreadPoolExecutor(os.cpu_count() or 1, "classify")

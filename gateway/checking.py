@@ -14,8 +14,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from gateway.backends.base import UpstreamRequest
-from gateway.backends.openai_http import HttpResponse, OpenAIBackend
+from gateway.backends.base import UpstreamRequest, UpstreamResponse
+from gateway.backends.chosen import ChosenBackend
 from gateway.discovery import read_models
 from gateway.dispatch import refuse_failure
 from gateway.errors import ConfigError, ExpertError
@@ -45,7 +45,7 @@ async def check_registry(config: Path) -> dict[str, Any]:
     return {"experts": rows, "ok": all(row["ok"] for row in rows)}
 
 
-async def _check(backend: OpenAIBackend, expert: Expert) -> dict[str, Any]:
+async def _check(backend: ChosenBackend, expert: Expert) -> dict[str, Any]:
     row: dict[str, Any] = {"name": expert.name, "ok": False, "error": None, "warnings": []}
     try:
         started_s = time.monotonic()
@@ -65,7 +65,7 @@ async def _check(backend: OpenAIBackend, expert: Expert) -> dict[str, Any]:
 
 
 async def _complete(
-    backend: OpenAIBackend, expert: Expert, *, stream: bool = False, **fields: object
+    backend: ChosenBackend, expert: Expert, *, stream: bool = False, **fields: object
 ) -> None:
     """Ask for one token; raises `ExpertError` when no proper answer comes."""
     async with _answer(backend, expert, stream=stream, max_tokens=1, **fields) as response:
@@ -82,8 +82,8 @@ async def _complete(
 
 @asynccontextmanager
 async def _answer(
-    backend: OpenAIBackend, expert: Expert, *, stream: bool, **fields: object
-) -> AsyncIterator[HttpResponse]:
+    backend: ChosenBackend, expert: Expert, *, stream: bool, **fields: object
+) -> AsyncIterator[UpstreamResponse]:
     """Lend an answer that has begun; raises `ExpertError` when it is a refusal."""
     asked = {"model": expert.model, "messages": _MESSAGES, "stream": stream, **fields}
     request = UpstreamRequest(CHAT, msgspec.json.encode(asked), stream, "coe-check")
@@ -99,7 +99,7 @@ async def _answer(
         await response.aclose()
 
 
-async def _check_context(backend: OpenAIBackend, expert: Expert, warnings: list[str]) -> None:
+async def _check_context(backend: ChosenBackend, expert: Expert, warnings: list[str]) -> None:
     """Compare the registry with what the server says of itself, and that with what it does.
 
     Raises
@@ -107,10 +107,10 @@ async def _check_context(backend: OpenAIBackend, expert: Expert, warnings: list[
     ExpertError
         When its context is shorter than the registry, or than the server, says.
     """
-    if expert.base_url is None:
+    if expert.base_url is None or expert.backend != "openai":
         return
     try:
-        body = await backend.get(expert, "models", LIST_TIMEOUT_S)
+        body = await backend.http.get(expert, "models", LIST_TIMEOUT_S)
         listed = {one.id: one for one in read_models(body, f"{expert.base_url}/models")}
     except (ExpertError, ConfigError) as error:
         warnings.append(str(error))

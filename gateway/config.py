@@ -232,7 +232,15 @@ def _backend_faults(index: int, expert: ExpertConfig) -> Iterator[tuple[Location
             f"experts[{index}].base_url must be left out with backend local: the "
             "gateway runs that process itself. Remove it, or use backend: openai",
         )
-    if expert.backend == "openai" and expert.runtime != Runtime():
+    if expert.backend == "litellm" and (
+        native := {"messages", "responses"} & {*expert.capabilities}
+    ):
+        yield (
+            (*at, "capabilities"),
+            f"experts[{index}].capabilities must not hold {', '.join(sorted(native))} with backend "
+            "litellm: such requests are translated. Remove it",
+        )
+    if expert.backend != "local" and expert.runtime != Runtime():
         yield (*at, "runtime"), f"experts[{index}].runtime is for backend local only. Remove it"
     active_b, total_b = expert.active_params_b, expert.total_params_b
     if active_b is not None and total_b is not None and active_b > total_b:
@@ -274,6 +282,12 @@ def _reference_faults(file: ExpertsFile, names: list[str]) -> Iterator[tuple[Loc
         yield (
             ("llm_router", "expert"),
             f"llm_router.expert must name an expert; got {got!r}. {_suggest(got, names)}",
+        )
+    asked = file.llm_router and file.llm_router.expert
+    if asked in {expert.name for expert in file.experts if expert.backend == "litellm"}:
+        yield (
+            ("llm_router", "expert"),
+            f"llm_router.expert must not be one with backend litellm; got {asked!r}. Name another",
         )
     ranks = {} if isinstance(file.mapping, MappingTable) else file.mapping
     for category, ranked in ranks.items():

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from gateway.config import AUTO as AUTO
 from gateway.config import load_experts_file
 from gateway.errors import ConfigError
 from gateway.schema import Capability, ExpertsFile, Runtime, Timeouts
+
+FORBIDDEN_LITELLM = {"1.82.7", "1.82.8", "1.107.0"}
+"""Releases that were withdrawn; the first two were malicious."""
+_INSTALL_LITELLM = "pip install 'coe-gateway[litellm]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +132,16 @@ class ExpertRegistry(Mapping[str, Expert]):
 
 
 def check_keys(experts: Mapping[str, Expert], environ: Mapping[str, str]) -> None:
-    """Refuse experts whose key is not set.
+    """Refuse experts whose key is not set, or whose backend is not installed.
 
     Raises
     ------
     ConfigError
-        Naming the expert and the variable.
+        Naming the expert and the variable, or the package.
     """
     for expert in experts.values():
+        if expert.backend == "litellm":
+            _check_litellm(expert)
         if expert.api_key_env is None:
             continue
         key = environ.get(expert.api_key_env, "")
@@ -144,3 +151,18 @@ def check_keys(experts: Mapping[str, Expert], environ: Mapping[str, str]) -> Non
                 f"expert {expert.name!r}: the environment variable {expert.api_key_env} "
                 f"(api_key_env) must hold its key; it {found}. Mend it, or remove api_key_env"
             )
+
+
+def _check_litellm(expert: Expert) -> None:
+    try:
+        found = version("litellm")
+    except PackageNotFoundError as error:
+        raise ConfigError(
+            f"expert {expert.name!r}: backend litellm needs the package litellm, which is not "
+            f"installed. Run: {_INSTALL_LITELLM}"
+        ) from error
+    if found in FORBIDDEN_LITELLM:
+        raise ConfigError(
+            f"expert {expert.name!r}: backend litellm must not run litellm {found}, a release that "
+            f"was withdrawn. Run: {_INSTALL_LITELLM} --upgrade"
+        )

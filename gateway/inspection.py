@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gateway.backends.chosen import ChosenBackend
+from gateway.backends.litellm_sdk import LiteLLMBackend
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.composition import read_mapping
 from gateway.errors import ExpertError
@@ -78,9 +80,9 @@ def _size(params_b: float | None) -> str:
 
 
 @asynccontextmanager
-async def running_experts(registry: ExpertRegistry, run_dir: Path) -> AsyncIterator[OpenAIBackend]:
+async def running_experts(registry: ExpertRegistry, run_dir: Path) -> AsyncIterator[ChosenBackend]:
     """Run the local experts of a registry, without a gateway, and lend the way to all experts."""
-    backend = OpenAIBackend(run_dir, os.environ)
+    backend = ChosenBackend(OpenAIBackend(run_dir, os.environ), LiteLLMBackend(os.environ))
     local = registry.local_weights.values()
     try:
         async with Supervisor(run_dir) as supervisor:
@@ -91,7 +93,7 @@ async def running_experts(registry: ExpertRegistry, run_dir: Path) -> AsyncItera
         await backend.aclose()
 
 
-async def _wait_until_up(backend: OpenAIBackend, expert: Expert) -> None:
+async def _wait_until_up(backend: ChosenBackend, expert: Expert) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:
         try:

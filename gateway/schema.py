@@ -82,15 +82,19 @@ class ExpertConfig(_Strict):
 
     name: Name = Field(description="Unique name; clients pin the expert by `model: <name>`.")
     description: str = Field("", description="What it is good at, in a few words.")
-    backend: Literal["openai", "local"] = Field(
-        description="openai = any OpenAI-compatible URL; local = a process the gateway runs."
+    backend: Literal["openai", "local", "litellm"] = Field(
+        description="openai = any OpenAI-compatible URL; local = a process the gateway runs; "
+        "litellm = any other provider, through LiteLLM."
     )
     base_url: str | None = Field(
-        None, description="Address up to and with /v1, e.g. http://vllm-math:8000/v1 (openai only)."
+        None,
+        description="Address up to and with /v1, e.g. http://vllm-math:8000/v1. litellm: null = "
+        "the provider's own. local: none.",
     )
     model: str = Field(
         min_length=1,
-        description="openai: the name the server knows the model by. local: "
+        description="openai: the name the server knows the model by. litellm: with its provider, "
+        "e.g. anthropic/claude-sonnet-4-5. local: "
         "embedded:smollm2-135m-instruct, a path to a .gguf file, or hf:OWNER/REPO/FILE.gguf; with "
         "engine vllm a path to a folder with config.json, or hf:OWNER/REPO@REVISION.",
     )

@@ -9,7 +9,7 @@ from typing import cast
 from starlette.requests import Request
 
 from gateway.accounting import Ledger
-from gateway.backends.openai_http import OpenAIBackend
+from gateway.backends.chosen import ChosenBackend
 from gateway.cache.link import Link
 from gateway.cache.responses import Responses
 from gateway.composition import Composition
@@ -42,7 +42,7 @@ class Services:
     guards: Guards
     planner: Planner
     pipeline: Pipeline
-    backend: OpenAIBackend
+    backend: ChosenBackend
     cache: Link
     keys: KeyStore
     limits: Limits

@@ -89,7 +89,7 @@ FAULTS = [
     (
         "backend: openai",
         "backend: opnai",
-        "experts.yaml:5: experts[0].backend must be 'openai' or 'local'; got 'opnai'",
+        "experts.yaml:5: experts[0].backend must be 'openai', 'local' or 'litellm'; got 'opnai'",
     ),
     (
         "    base_url: http://127.0.0.1:8001/v1\n",
@@ -183,8 +183,8 @@ FAULTS = [
     (
         "    weights: w",
         "    capabilities: [tool]",
-        "experts.yaml:9: experts[0].capabilities[0] must be 'tools', 'json_schema', 'vision' or "
-        "'audio'; got 'tool'",
+        "experts.yaml:9: experts[0].capabilities[0] must be 'tools', 'json_schema', 'vision', "
+        "'audio', 'embeddings', 'messages' or 'responses'; got 'tool'",
     ),
     (
         "version: 1",
