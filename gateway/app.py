@@ -128,7 +128,7 @@ def _services(
     services = Services(
         settings=settings,
         follower=follower,
-        editor=Editor(versions, settings.config, run_dir, environ, backend),
+        editor=Editor(versions, settings.config, run_dir, environ, backend.http),
         planner=planner,
         guards=dispatcher.guards,
         pipeline=Pipeline(planner, dispatcher, ledger, answers),

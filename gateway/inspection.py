@@ -97,7 +97,7 @@ async def _wait_until_up(backend: ChosenBackend, expert: Expert) -> None:
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline_s:
         try:
-            await backend.get(expert, "models", 5)
+            await backend.http.get(expert, "models", 5)
         except ExpertError:
             await asyncio.sleep(0.1)
         else:

@@ -52,7 +52,7 @@ async def readyz(request: Request) -> JSONResponse:
 async def _expert_state(services: Services, expert: Expert) -> str:
     """Return ``ok``, or what is known of a local process that does not answer."""
     try:
-        await services.backend.get(expert, "models", PROBE_TIMEOUT_S)
+        await services.backend.http.get(expert, "models", PROBE_TIMEOUT_S)
     except ExpertError as error:
         return services.children().get(process_of(expert)) or error.message
     return "ok"

@@ -22,7 +22,7 @@ class ChosenBackend:
     """
 
     def __init__(self, http: OpenAIBackend, litellm: LiteLLMBackend) -> None:
-        self._http = http
+        self.http = http
         self._litellm = litellm
 
     def prepare(self, experts: Iterable[Expert]) -> None:
@@ -34,13 +34,9 @@ class ChosenBackend:
         """See `Backend.open`."""
         if expert.backend == "litellm":
             return await self._litellm.open(expert, request)
-        return await self._http.open(expert, request)
-
-    async def get(self, expert: Expert, path: str, timeout_s: float) -> bytes:
-        """See `OpenAIBackend.get`."""
-        return await self._http.get(expert, path, timeout_s)
+        return await self.http.open(expert, request)
 
     async def aclose(self) -> None:
         """See `Backend.aclose`."""
-        await self._http.aclose()
+        await self.http.aclose()
         await self._litellm.aclose()
