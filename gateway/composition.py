@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,7 @@ from gateway.errors import ConfigError
 from gateway.experts import AUTO, Expert, ExpertRegistry, check_keys
 from gateway.explore import Exploration, explorations
 from gateway.schema import LlmRouterConfig, MappingTable
-from routers.artifact import (
-    ArtifactError,
-    checked_card,
-    load_router,
-    read_card,
-    stored_encoder_digest,
-)
+from routers.artifact import ArtifactError, checked_card, load_router, read_card
 from routers.base import Decision, FloatArray, Router, RouterError, decide, predict_and_embed
 from routers.card import Card
 from routers.finer import FinerMap
@@ -32,6 +27,8 @@ from routers.mapping import (
     ScoredMapping,
     WrittenMapping,
 )
+
+_log = logging.getLogger(__name__)
 
 AskExpert = Callable[[Expert, float], Ask]
 
@@ -93,10 +90,14 @@ class Composition:
         config = self.registry.file.llm_router
         return None if config is None else config.timeout_s
 
+    @property
+    def finer(self) -> FinerMap | None:
+        """The mapping's finer categories; None when it has none."""
+        return self.mapping.finer if isinstance(self.mapping, ScoredMapping) else None
+
     def finer_for(self, router: Router) -> FinerMap | None:
-        """Return the mapping's finer categories, if they know the embeddings of a router."""
-        finer = self.mapping.finer if isinstance(self.mapping, ScoredMapping) else None
-        return finer if finer is not None and finer.knows(router) else None
+        """Return the finer categories, if they know the embeddings of a router."""
+        return self.finer if self.finer is not None and self.finer.knows(router) else None
 
     def choose(self, router: Router, text: str) -> Choice:
         """Run a router, and finer categories on the embedding that it made on the way."""
@@ -216,6 +217,8 @@ def compose(
         same = before is not None and before.card == card
         trained = before.trained if before and same else load_router(registry.router_path)
     composition = _assemble(registry, card, trained, ask)
+    if composition.finer is not None and not composition.finer.knows(trained):
+        _log.warning("finer categories left out: they know another encoder; run coe map --write")
     return replace(composition, explorations=explorations(registry, trained))
 
 
@@ -226,7 +229,6 @@ def _assemble(
     mapping = read_mapping(registry)
     with _named(registry):
         mapping.check(trained.categories_)
-        _check_finer(mapping, registry, card)
         routers: list[Router] = [trained]
         config, llm = registry.file.llm_router, None
         if config is not None and ask is not None:
@@ -235,17 +237,6 @@ def _assemble(
         if registry.file.keywords:
             routers = [KeywordRouter(registry.file.keywords, router) for router in routers]
     return Composition(registry, tuple(routers), mapping, trained, card, llm)
-
-
-def _check_finer(mapping: ExpertMapping, registry: ExpertRegistry, card: Card) -> None:
-    finer = mapping.finer if isinstance(mapping, ScoredMapping) else None
-    if finer is not None and finer.encoder_digest != stored_encoder_digest(
-        registry.router_path, card
-    ):
-        raise MappingError(
-            "the finer categories of mapping must know the encoder of the router; they were "
-            "learned with another. Make them again with coe map --write"
-        )
 
 
 def llm_router(

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from routers.card import FORMAT, Card, render
-from routers.encoder import SentenceEncoder, digest_of
+from routers.encoder import SentenceEncoder
 from routers.registry import StoredRouter, router_class, router_types
 
 CARD_FILE = "router.json"
@@ -60,12 +60,6 @@ def load_encoder(folder: Path) -> SentenceEncoder:
     if place is None:
         raise _error(folder, "must hold a router with an encoder of its own", "another router")
     return SentenceEncoder(*place)
-
-
-def stored_encoder_digest(folder: Path, card: Card) -> str | None:
-    """Return what `routers.base.encoder_digest` says of the router, without opening its model."""
-    place = _encoder_place(folder, card.settings)
-    return None if place is None else digest_of(*place)
 
 
 def _encoder_place(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, int] | None:

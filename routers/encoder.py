@@ -91,7 +91,7 @@ class SentenceEncoder:
     def __init__(self, folder: Path, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self._paths = (folder / ENCODER_FILE, folder / TOKENIZER_FILE)
-        self.digest = digest_of(folder, max_tokens)
+        self.digest = _digest_of(folder, max_tokens)
         self._session = _load_session(self._paths[0])
         self._tokenizer = _load_tokenizer(self._paths[1])
         self.n_dims = int(self._session.get_outputs()[0].shape[-1])
@@ -174,7 +174,7 @@ class SentenceEncoder:
         return (*self._prefix, *token_ids, *self._suffix)
 
 
-def digest_of(folder: Path, max_tokens: int) -> str:
+def _digest_of(folder: Path, max_tokens: int) -> str:
     """Return a SHA-256 over everything that decides the vectors of an encoder."""
     content = hashlib.sha256(str(max_tokens).encode())
     for name in (ENCODER_FILE, TOKENIZER_FILE):

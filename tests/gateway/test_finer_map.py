@@ -10,7 +10,6 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import coe
-from gateway.errors import ConfigError
 from routers.mapping import ScoredMapping
 from tests.gateway.test_map_command import solved, write_scores
 from tests.servers import UpstreamServer, run_gateway, write_experts
@@ -83,16 +82,19 @@ def test_without_an_embedding_the_table_decides(physics: Path) -> None:
     assert scores["calculates"]["expected_score"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_finer_categories_of_another_encoder_are_refused(physics: Path, tmp_path: Path) -> None:
+def test_finer_categories_of_another_encoder_are_left_out_and_that_is_logged(
+    physics: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     mapping = ScoredMapping.load(physics / "mapping.json", {"default": 0.0})
     assert mapping.finer is not None
     other = replace(mapping, finer=replace(mapping.finer, encoder_digest="another"))
     other.save(tmp_path / "mapping.json")
     config = tmp_path / "experts.yaml"
     config.write_text((physics / "experts.yaml").read_text())
-    done = CliRunner().invoke(coe, ["route", "hello", "--config", str(config)])
-    assert isinstance(done.exception, ConfigError)
-    assert "must know the encoder of the router" in str(done.exception)
+    done = CliRunner().invoke(coe, ["route", CALCULATE, "--config", str(config), "--json"])
+    scores = json.loads(done.stdout)["experts"]
+    assert scores["calculates"]["expected_score"] == pytest.approx(0.5, abs=0.01)
+    assert "finer categories left out: they know another encoder" in caplog.text
 
 
 def test_finer_categories_that_do_not_pay_are_left_out(physics: Path) -> None:
