@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gateway.able import able, count_chars, nobody_has
+from gateway.background import by_size, is_background
 from gateway.cache.choices import Choice, ChoiceCache, choice_key
 from gateway.cache.sessions import Session, Sessions
 from gateway.composition import Composition
@@ -167,6 +168,9 @@ class Planner:
         if model not in routes:
             raise self._not_found(model)
         candidates = able(registry, messages, needs, max_tokens)
+        if registry.file.background == "cheapest" and is_background(messages):
+            cheapest = by_size(composition, candidates)
+            return Plan(cheapest, None, None, None, "off", 0.0, why="background")
         reading = await self._read(messages)
         router, choice, cache = await self._choose(composition, reading.text, tenant)
         decision = composition.decide(router, choice)

@@ -244,6 +244,11 @@ class ExpertsFile(_Strict):
         "auto = the threshold that was calibrated when the router was trained.",
     )
 
+    background: Literal["cheapest", "route"] = Field(
+        "cheapest",
+        description="Where calls of chat front ends for titles, tags and follow-ups go: cheapest = "
+        "to the expert with the fewest active parameters; route = like any other.",
+    )
     general: Name = Field(description="The expert for uncertain prompts, and the last fallback.")
     experts: tuple[ExpertConfig, ...] = Field(min_length=1, strict=False)
     mapping: Annotated[
