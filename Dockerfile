@@ -17,6 +17,10 @@ RUN python -m venv /opt/coe \
  && /opt/coe/bin/python -m pip install --no-cache-dir --no-deps .
 
 FROM ${PYTHON}
+# llama.cpp's threads
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends libgomp1=12.2.0-* \
+ && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/coe /opt/coe
 COPY experts.yaml /etc/coe/experts.yaml
 ENV PATH=/opt/coe/bin:$PATH \

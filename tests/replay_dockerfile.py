@@ -46,7 +46,7 @@ def replay(root: Path) -> dict[str, str]:
             *sources, target = inside(root, rest).split()
             for source in sources:
                 copy(REPO / source, folder / target, to_folder=target.endswith("/"))
-        elif word == "RUN":
+        elif word == "RUN" and not rest.startswith("apt-get"):
             subprocess.run(["bash", "-ec", inside(root, rest)], cwd=folder, check=True)
         elif word == "ENV":
             image |= dict(part.split("=", 1) for part in shlex.split(inside(root, rest)))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +13,7 @@ from gateway.cli import coe
 from gateway.config import load_experts_file
 from gateway.errors import ConfigError
 from gateway.schema import ExpertConfig
-from tests.servers import NOBODY_URL, UpstreamServer
+from tests.servers import NOBODY_URL, UpstreamServer, serving
 
 TEXT = """\
 # our experts
@@ -31,37 +27,6 @@ experts:
 mapping:
   math: [all]  # for now
 """
-
-
-@contextmanager
-def serving(answer: Callable[[str, dict[str, Any]], tuple[int, Any]]) -> Iterator[str]:
-    """Run a server that answers JSON by path and body; lends its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, content = answer(self.path, json.loads(body or b"{}"))
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(
-                content if isinstance(content, bytes) else json.dumps(content).encode()
-            )
-
-        do_GET = do_POST
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, *_: object) -> None:
-            return  # a client that has heard enough
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
 
 
 @pytest.fixture
