@@ -18,7 +18,7 @@ COMPOSE := .venv-compose
 .DEFAULT_GOAL := help
 .PHONY: help serve install check test test-finetune test-vllm check-compose constraints replay schema
 .PHONY: clean failover soak soak-short fuzz-sse fuzz-api lock rivals bench
-.PHONY: bench-smoke bench-rivals
+.PHONY: bench-smoke bench-rivals test-edits
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ check: $(VENV)/.test ## Lint, type-check, and look for known vulnerabilities
 
 test: $(VENV)/.test ## Install what the tests need and run them
 	$(BIN)/pytest -m "not finetune and not vllm and not litellm" --cov --cov-report=term:skip-covered --cov-fail-under=95
+
+test-edits: $(VENV)/.test ## Make 200 edits in two minutes on three replicas under load
+	$(BIN)/python -m tests.gateway.live.edits_under_load
 
 test-finetune: $(VENV)/.full ## Run the tests that need torch
 	$(BIN)/pytest -m finetune

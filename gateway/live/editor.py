@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.composition import checked_registry
+from gateway.config import parse_experts_file
 from gateway.errors import (
     CacheError,
     ConfigError,
@@ -132,7 +133,7 @@ class Editor:
             text = await asyncio.to_thread(change, before.text)
             registry = await asyncio.to_thread(self._checked, text)
             if not terms.force:
-                old = await asyncio.to_thread(self._checked, before.text)
+                old = await asyncio.to_thread(self._parsed, before.text)
                 await check_answers(self._backend, registry, old)
         except ConfigError as error:
             raise InvalidRequestError(str(error)) from error
@@ -153,6 +154,9 @@ class Editor:
             shown = ", ".join(map(str, kept))
             raise NotFoundError(f"'version' must be one of {shown}; got {number}.", param="version")
         return await self.edit(lambda _: kept[number], terms)
+
+    def _parsed(self, text: str) -> ExpertRegistry:
+        return ExpertRegistry(parse_experts_file(text, self._path.name), self._path)
 
     def _checked(self, text: str) -> ExpertRegistry:
         registry = checked_registry(text, self._path, self._environ)
