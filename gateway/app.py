@@ -77,7 +77,9 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.services = services
         storing = asyncio.create_task(_store_ledger(services))
-        following = asyncio.create_task(services.follower.run(services.swap))
+        following = asyncio.create_task(
+            services.follower.run(services.backend.prepare, services.swap)
+        )
         yield
         for task in (storing, following):
             task.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from gateway.backends.ask import ExpertAsk
@@ -67,16 +67,31 @@ class Follower:
         """Edits that were refused since the gateway, or this worker of it, started."""
         return self._said.n_refused + self._n_failures
 
-    async def run(self, swap: Callable[[Composition], None]) -> None:
-        """Call `swap` with each composition that takes over, until cancelled."""
+    async def run(
+        self,
+        prepare: Callable[[Iterable[Expert]], None],
+        swap: Callable[[Composition], None],
+    ) -> None:
+        """Call `swap` with each composition that takes over, until cancelled.
+
+        Parameters
+        ----------
+        prepare : callable
+            Called before, in a thread, with its experts: imports what they need.
+        """
         while True:
             await asyncio.sleep(PERIOD_S)
             stamp = stamp_of(self._run_dir)
             if stamp != self._stamp:
                 self._stamp = stamp
-                await self._take(read_live(self._run_dir), swap)
+                await self._take(read_live(self._run_dir), prepare, swap)
 
-    async def _take(self, said: Live, swap: Callable[[Composition], None]) -> None:
+    async def _take(
+        self,
+        said: Live,
+        prepare: Callable[[Iterable[Expert]], None],
+        swap: Callable[[Composition], None],
+    ) -> None:
         before, self._said = self.live.generation, said
         if said.generation != before:
             try:
@@ -87,6 +102,7 @@ class Follower:
                 fields = {"version": said.number, "why": self._failure}
                 _log.error("experts not taken over", extra={"fields": fields})
                 return
+            await asyncio.to_thread(prepare, composition.registry.values())
             self.composition = composition
             swap(composition)
         self._failure, self.live = None, said
