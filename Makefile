@@ -18,7 +18,7 @@ COMPOSE := .venv-compose
 .DEFAULT_GOAL := help
 .PHONY: help serve install check test test-finetune test-vllm check-compose constraints replay schema
 .PHONY: clean failover soak soak-short fuzz-sse fuzz-api lock rivals bench
-.PHONY: bench-smoke bench-rivals test-edits
+.PHONY: router-table bench-smoke bench-rivals test-edits
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,14 @@ fuzz-api: $(VENV)/.test ## Throw 10,000 requests made from its OpenAPI descripti
 replay: $(VENV)/.test ## Replay the score tables in $(SCORES) and rewrite eval/replay
 	@test -d "$(SCORES)" || { echo "name the folder of score tables: make replay SCORES=DIR"; exit 1; }
 	$(BIN)/python -m eval.replay_tables "$(SCORES)" --out eval/replay
+
+router-table: $(VENV)/.test ## Train every type of router on DATA=folder and measure them: routers/design.md
+	@test -d "$(DATA)" || { echo "name the folder of prompts: make router-table DATA=DIR"; exit 1; }
+	for type in linear knn bag cascade; do \
+	  $(BIN)/python -m routers.build_default "$(DATA)" --out .routers/$$type --type $$type \
+	    --encoder routers/default --rows-per-category 2000 || exit 1; done
+	$(BIN)/python -m eval.router_table routers/default $(addprefix .routers/,linear knn bag cascade) \
+	  $(foreach set,id ood out_of_scope,--data "$(DATA)/test_$(set).jsonl.gz") --write routers/design.md
 
 failover: $(VENV)/.test ## Play faults of upstreams against this gateway: coe eval failover
 	$(BIN)/coe eval failover

@@ -18,6 +18,7 @@ from eval.router import evaluate
 from routers.artifact import load_router
 from routers.cli import wrong_use
 from routers.data import Row, read_labelled
+from routers.language_gate import LanguageGate
 from routers.latency import latency_ms
 from routers.registry import StoredRouter
 
@@ -51,7 +52,8 @@ def _table(routers: Sequence[StoredRouter], sets: dict[str, list[Row]]) -> Itera
 
 
 def _described(router: StoredRouter) -> str:
-    return f"{router.name} ({router.type})"
+    within = router.router if isinstance(router, LanguageGate) else router
+    return f"{router.name} ({within.type})"
 
 
 def _scores(router: StoredRouter, rows: Sequence[Row]) -> str:

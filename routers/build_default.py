@@ -15,6 +15,7 @@ test sets named ``test_*.jsonl.gz``. Needs the ``finetune`` extra.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -38,12 +39,19 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", required=True, type=_PATH, help="Artifact to write.")
 @click.option("--type", type=click.Choice(TYPES), default="finetuned", show_default=True)
 @click.option("--encoder", help="Keep the encoder of this artifact; learn the rest anew.")
+@click.option("--rows-per-category", type=int, help="Learn from at most so many of each.")
 @click.option("--leave-out", "left_out", multiple=True, help="A source not to learn from.")
 def main(
-    folder: Path, out: Path, type: str, encoder: str | None, left_out: tuple[str, ...]
+    folder: Path,
+    out: Path,
+    type: str,
+    encoder: str | None,
+    rows_per_category: int | None,
+    left_out: tuple[str, ...],
 ) -> None:
     """Train the default router on the rows whose licence permits redistribution."""
     check_target(out)
+    options = replace(_OPTIONS, max_rows_per_category=rows_per_category)
     raw = read_raw(folder / "train.jsonl.gz")
     tested = [row.prompt for path in folder.glob("test_*.jsonl.gz") for row in read_raw(path)]
     learned = [row for row in raw if row.source != _OUT_OF_SCOPE_SOURCE]
@@ -55,7 +63,7 @@ def main(
     plan = Plan(type, out.name, encoder or BASE_ENCODER, _MAX_TOKENS, FOREIGN_CATEGORY)
     with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         router = untrained_router(plan, _OPTIONS.seed, Path(scratch))
-        training = train(router, rows, out_of_scope, _OPTIONS, progress, unseen)
+        training = train(router, rows, out_of_scope, options, progress, unseen)
         kept = f" --encoder {encoder}" if encoder else ""
         training["notes"] = [
             f"Its encoder comes from {BASE_ENCODER} (Apache-2.0) and is quantised to int8.",

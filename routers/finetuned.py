@@ -18,7 +18,7 @@ from routers.progress import Progress, silent
 from routers.prototypes import Prototypes, fit_prototypes
 from routers.tempered import indexed
 
-_TEXTS_PER_CATEGORY = 1_000
+_TEXTS_PER_CATEGORY = 2_000
 """Most texts of a category that prototypes, and a head without its encoder, are learned from."""
 
 

@@ -15,7 +15,7 @@ from routers.arrays import AnyArray, IntArray
 from routers.base import FloatArray
 from routers.extras import import_extra
 
-_MOST_PER_CATEGORY = 200
+_MOST_PER_CATEGORY = 400
 _BANDWIDTH = 0.02
 """A prototype whose cosine similarity is this much smaller weighs 1/e as much."""
 _INT8_MAX = 127

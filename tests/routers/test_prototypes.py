@@ -37,7 +37,7 @@ def test_prototypes_are_few_small_and_repeatable() -> None:
     labels = np.repeat([0, 1, 2], [900, 590, 10])
     found = fit_prototypes(embeddings, labels)
     assert found["prototypes"].dtype == np.int8
-    assert np.diff([*found["prototype_starts"], len(found["prototypes"])]).max() <= 200
+    assert np.diff([*found["prototype_starts"], len(found["prototypes"])]).max() <= 400
     assert np.exp(2 * found["prototype_log_weights"]).sum() == pytest.approx(1_500)
     again = fit_prototypes(embeddings, labels)
     assert all(again[name].tobytes() == array.tobytes() for name, array in found.items())
