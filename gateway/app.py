@@ -28,6 +28,7 @@ from gateway.api.failures import (
     on_http_error,
     on_invalid_parameter,
 )
+from gateway.api.in_flight import InFlightLimit
 from gateway.backends.chosen import ChosenBackend
 from gateway.backends.litellm_sdk import LiteLLMBackend
 from gateway.backends.openai_http import OpenAIBackend
@@ -96,6 +97,7 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     )
     # the last one added comes first
     app.add_middleware(DirectRoutes, routers=[openai.router, messages.router, responses.router])
+    app.add_middleware(InFlightLimit, most=settings.max_in_flight)
     app.add_middleware(AnswerHeaders)
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)

@@ -28,6 +28,7 @@ from gateway.metrics import Metrics
 from gateway.protocol import CHAT, COMPLETIONS, EMBEDDINGS
 from gateway.relay import Reading, read_body, read_embeddings
 from gateway.relay_native import read_native
+from gateway.timing import step_done
 
 _log = logging.getLogger(__name__)
 
@@ -159,9 +160,12 @@ class Dispatcher:
         probe = await guard.enter()
         record.attempts.append(expert.name)
         try:
+            step_done("prepare")
             response = await self._backend.open(expert, request)
+            step_done("upstream")
             try:
                 opened = await _first_part(expert, guard, request, response)
+                step_done("first_byte")
             except BaseException:
                 await response.aclose()
                 raise

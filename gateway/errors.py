@@ -16,6 +16,7 @@
     │   └── QuotaError               429 rate_limit_error       insufficient_quota
     ├── OvertakenEditError           412 invalid_request_error  overtaken
     ├── UnconditionalEditError       428 invalid_request_error  if_match_missing
+    ├── OverloadedError              503 api_error              overloaded
     ├── EditsUnavailableError        503 api_error              edits_unavailable
     ├── KeysUnavailableError         503 api_error              keys_unavailable
     ├── StateUnavailableError        503 api_error              state_unavailable
@@ -167,6 +168,13 @@ class UnconditionalEditError(GatewayError):
     status = 428
     type = "invalid_request_error"
     code = "if_match_missing"
+
+
+class OverloadedError(GatewayError):
+    """The worker has as many requests under way as it may."""
+
+    status = 503
+    code = "overloaded"
 
 
 class EditsUnavailableError(GatewayError):

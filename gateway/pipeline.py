@@ -24,6 +24,7 @@ from gateway.protocol import CHAT, EMBEDDINGS, upstream_body
 from gateway.relay import Reading, StreamRelay
 from gateway.relay_native import NativeRelay
 from gateway.rescue import continued, successors
+from gateway.timing import step_done
 
 MOST_RESCUES = 2
 """An answer that broke more often than this ends with an error."""
@@ -95,16 +96,19 @@ class Pipeline:
         try:
             async with time_limit(call.timeout_s):
                 asked = await call.dialect.parse(call.body, tenant)
+                step_done("parse")
                 record.model, record.stream = asked.request.model, asked.request.stream
                 call.caller.check_model(record.model)
                 plan, session = await self._plan(call, asked)
                 note_plan(record, plan)
+                step_done("plan")
                 opened, recording = await self._open(asked, plan.experts, record)
                 if session is not None and plan.decision is not None:
                     self._planner.remember(session, plan.experts[0], plan.decision)
                 sink = asked.answer_to(sink, is_native(asked, opened.request))
                 await self._relay(asked, plan, opened, record, sink)
                 await sink.end()
+                step_done("relay")
                 if recording is not None and may_be_kept(record):
                     self._answers.keep(tenant, recording)
         except asyncio.CancelledError:
@@ -124,6 +128,7 @@ class Pipeline:
             raise
         finally:
             self._ledger.write(record)
+            step_done("account")
 
     async def _plan(self, call: Call, asked: Translation) -> tuple[Plan, bytes | None]:
         """Return where a request goes, and the key that its conversation is remembered by."""

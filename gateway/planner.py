@@ -20,6 +20,7 @@ from gateway.experts import Expert
 from gateway.explore import explored
 from gateway.guard import Breaker
 from gateway.metrics import Metrics
+from gateway.timing import step_done
 from routers.base import GENERAL, Decision, Router, RouterError
 from routers.keyword import KeywordRouter
 from routers.mapping import DEFAULT_PRESET, ExpertMapping
@@ -303,7 +304,9 @@ class Planner:
         finer = composition.finer_for(router)
         key = choice_key(tenant, router, text, finer)
         n_experts = 0 if finer is None else finer.n_experts
+        step_done("plan")
         cached = await self._cache.get(key, len(router.categories_), n_experts)
+        step_done("cache")
         if cached is not None:
             self._metrics.choices.labels("hit").inc()
             return cached, "hit"
@@ -326,6 +329,7 @@ class Planner:
         except TimeoutError as error:
             raise RouterError(f"{router.name} did not answer in time") from error
         self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
+        step_done("classify")
         return choice
 
 

@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     """Key of ``/admin``; None admits callers from a loopback address only."""
     max_body_mb: int = Field(default=32, ge=1)
     """Largest request body, in 10^6 bytes."""
+    max_in_flight: int = Field(default=1024, ge=1)
+    """Requests under way in one worker; more are refused with 503."""
     client_timeout_s: float = Field(default=30, gt=0)
     """How long a client may take to send a request or to read what was written, in seconds."""
     drain_timeout_s: int = Field(default=30, ge=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping
 from typing import cast
@@ -19,18 +20,24 @@ from gateway.errors import GatewayError, InvalidRequestError
 from gateway.pipeline import Call, Pipeline
 from gateway.services import services_of
 from gateway.sse import data_event
+from gateway.timing import current_timer, start_timer, step_done
 
 JSON_BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
 """What the OpenAPI description says of a body whose fields are the expert's to judge."""
 MOST_TIMEOUT_S = 86_400
+_log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
 async def answer(request: Request, dialect: Dialect) -> Response:
     """Read a request and hand it to the pipeline."""
+    if request.headers.get("x-coe-timing") == "on":
+        start_timer()
     services = services_of(request)
     caller = await authenticate(request)
+    step_done("admit")
     body = await read_body(request, services.settings.max_body_mb * 10**6)
+    step_done("receive")
     headers = request.headers
     call = Call(
         body,
@@ -73,6 +80,8 @@ class _HttpSink:
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
         raw = [(name.encode("ascii"), _printable(value)) for name, value in headers.items()]
+        if (timer := current_timer()) is not None:
+            raw.append((b"server-timing", timer.header().encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def write(self, data: bytes) -> None:
@@ -102,12 +111,20 @@ class Exchange(Response):
         leaving = asyncio.create_task(_cancel_when_left(receive, answering))
         try:
             await self._pipeline.answer(self._call, _HttpSink(send))
+            _log_timing(self._call.request_id)
         except asyncio.CancelledError:
             if not leaving.done():  # cancelled by somebody else
                 raise
             answering.uncancel()
         finally:
             leaving.cancel()
+
+
+def _log_timing(request_id: str) -> None:
+    """Write down what the header could not say: relaying and accounting come after it."""
+    timer = current_timer()
+    if timer is not None:
+        _log.info("timing", extra={"fields": {"request_id": request_id, **timer.steps_ms}})
 
 
 def _printable(value: str) -> bytes:

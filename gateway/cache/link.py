@@ -19,6 +19,9 @@ from gateway.metrics import Metrics
 RETRY_AFTER_S = 0.5
 """After a failure the link is left alone for this long, in seconds."""
 
+WRITE_EVERY_S = 0.003
+"""A trip costs as much as a call of an expert: what is stored within this time goes on one."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -97,13 +100,14 @@ class Link:
         self._failing = False
 
     def put(self, key: bytes, value: bytes, ttl_s: int) -> None:
-        """Store a value soon, for `ttl_s` seconds; does not wait, and a failure loses it.
-
-        What comes while a trip to Redis is under way goes together on the next one.
-        """
+        """Store a value soon, for `ttl_s` seconds; does not wait, and a failure loses it."""
         self._unwritten[key] = (value, ttl_s)
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
+
+    def unwritten(self, key: bytes) -> bytes | None:
+        """Return a value that `put` has not stored yet; None when there is none."""
+        return self._unwritten.get(key, (None, 0))[0]
 
     async def _write(self) -> None:
         try:
@@ -114,6 +118,7 @@ class Link:
                     for key, (value, ttl_s) in values.items():
                         trip.set(key, value, ex=ttl_s)
                     await trip.execute()
+                await asyncio.sleep(WRITE_EVERY_S)
         finally:
             self._writing = None
 

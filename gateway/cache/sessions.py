@@ -56,7 +56,7 @@ class RedisSessions:
         """See `Sessions.get`."""
         try:
             with self._link.guarded("get") as redis:
-                value = await redis.get(key)
+                value = self._link.unwritten(key) or await redis.get(key)
                 return None if value is None else msgspec.json.decode(value, type=Session)
         except CacheError:
             return None
