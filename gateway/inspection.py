@@ -19,10 +19,11 @@ from gateway.backends.openai_http import OpenAIBackend
 from gateway.composition import read_mapping
 from gateway.errors import ExpertError
 from gateway.experts import Expert, ExpertRegistry
-from gateway.supervisor.plan import expert_specs
-from gateway.supervisor.supervisor import Supervisor
+from gateway.supervisor.plan import expert_specs, process_of
+from gateway.supervisor.supervisor import Supervisor, read_states
 
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 900.0
+"""Longest wait for a local model, in seconds: vLLM may have to download and to compile it."""
 
 
 def list_registry(config: Path) -> dict[str, Any]:
@@ -87,15 +88,18 @@ async def running_experts(registry: ExpertRegistry, run_dir: Path) -> AsyncItera
     try:
         async with Supervisor(run_dir) as supervisor:
             supervisor.start(expert_specs(registry, run_dir))
-            await asyncio.gather(*(_wait_until_up(backend, expert) for expert in local))
+            await asyncio.gather(*(_wait_until_up(backend, expert, run_dir) for expert in local))
             yield backend
     finally:
         await backend.aclose()
 
 
-async def _wait_until_up(backend: ChosenBackend, expert: Expert) -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
+async def _wait_until_up(backend: ChosenBackend, expert: Expert, run_dir: Path) -> None:
+    """Wait for a local expert to answer, or to end: then nothing comes of waiting."""
+    deadline_s, name = time.monotonic() + START_TIMEOUT_S, process_of(expert)
     while time.monotonic() < deadline_s:
+        if read_states(run_dir).get(name, "").startswith("restarting"):
+            return
         try:
             await backend.http.get(expert, "models", 5)
         except ExpertError:

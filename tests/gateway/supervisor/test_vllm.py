@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from gateway.cli import coe
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
+from gateway.inspection import START_TIMEOUT_S
 from gateway.supervisor.child import ChildSpec
 from gateway.supervisor.plan import expert_specs
 from tests.servers import REPO, Gateway, run_gateway, wait_for, write_experts
@@ -144,3 +149,13 @@ def test_the_engine_ends_with_the_gateway(gateway: Gateway, number: signal.Signa
     gateway.process.send_signal(number)
     gateway.process.wait(30)
     wait_for(lambda: not any(process.is_running() for process in processes))
+
+
+def test_a_check_does_not_wait_for_a_server_that_ends(program: Path, tmp_path: Path) -> None:
+    program.write_text("#!/bin/sh\necho no accelerator; exit 1\n")
+    started_s = time.monotonic()
+    command = ["experts", "check", "--config", str(expert_file(tmp_path)), "--json"]
+    result = CliRunner().invoke(coe, command)
+    assert result.exit_code == 1
+    assert not json.loads(result.stdout)["experts"][0]["ok"]
+    assert time.monotonic() - started_s < 0.1 * START_TIMEOUT_S
