@@ -84,6 +84,7 @@ def _soak_rows(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "answers lost or cut", f"{found['lost']}"
     yield "answers with pieces of others", f"{found['mixed_up']}"
     yield "median and 99th percentile of an answer", f"{found['p50_ms']} ms, {found['p99_ms']} ms"
+    yield "longest pause of the client's own process", f"{found['longest_pause_s']} s"
     for i, worker in enumerate(found["workers"], 1):
         before, after = worker["rss_mb"]
         yield (

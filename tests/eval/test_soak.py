@@ -43,7 +43,13 @@ def found(**changed: Any) -> dict[str, Any]:
     for _ in range(3):
         tally.add(THEIRS, seen(THEIRS.answer()))
     worker = {"rss_mb": [100.0, 104.0], "growth": 0.04, "descriptors": [30, 30]}
-    rates = {"minutes": 30.0, "capacity_per_s": 100.0, "rate_per_s": 80.0, "kills": 0}
+    rates = {
+        "minutes": 30.0,
+        "capacity_per_s": 100.0,
+        "rate_per_s": 80.0,
+        "kills": 0,
+        "longest_pause_s": 0.1,
+    }
     return {**rates, **report_of(tally), "workers": [{**worker, **changed}]}
 
 
