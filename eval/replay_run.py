@@ -11,7 +11,7 @@ import numpy as np
 from eval.baselines import METHODS
 from eval.replay import replay
 from eval.samples import cache_folder, embedded, make_samples
-from routers.artifact import DEFAULT_FOLDER, load_encoder, load_router
+from routers.artifact import DEFAULT_FOLDER, load_encoder, load_router, read_card
 from routers.cli import progress_bars
 from routers.data import DataError
 from routers.scores import Pool, ScoreTable, read_scores, read_sizes
@@ -42,7 +42,8 @@ def run_replay(
     chosen = _chosen_methods(methods, router_folder is not None)
     table, pool, left_out = _common(read_scores(files), read_sizes(sizes), experts)
     folder = cache or cache_folder()
-    encoder = load_encoder(encoder_folder or DEFAULT_FOLDER)
+    encoder_folder = encoder_folder or DEFAULT_FOLDER
+    encoder, card = load_encoder(encoder_folder), read_card(encoder_folder)
     with progress_bars() as progress:
         embeddings = embedded(table.prompts, encoder, folder, progress)
     routed, router_active_b = None, encoder.active_params_b
@@ -52,7 +53,12 @@ def run_replay(
     samples = make_samples(table, pool, embeddings, routed)
     with progress_bars() as progress:
         found = replay(samples, chosen, splits, seed=seed, progress=progress)
-    return {**found, "router_active_params_b": router_active_b, "left_out": left_out}
+    return {
+        **found,
+        "encoder": f"{card.name}@{card.version}",
+        "router_active_params_b": router_active_b,
+        "left_out": left_out,
+    }
 
 
 def _chosen_methods(names: str | None, with_router: bool) -> list[str]:

@@ -66,7 +66,7 @@ def report(found: Sequence[tuple[str, dict[str, Any]]]) -> Iterator[str]:
         yield (
             f"{one['n']} prompts, {len(one['experts'])} experts, {one['splits']} half-half splits. "
             f"Best single expert: {best['name']}, {best['score']:.4f} at "
-            f"{best['active_params_b']:.1f} B.\n"
+            f"{best['active_params_b']:.1f} B. Prompts embedded by the router {one['encoder']}.\n"
         )
         yield f"![score against active parameters]({name}.png)\n"
         yield "| method | area (95%) | minus `coe` (95%) | best score | at B | matches at B |"
