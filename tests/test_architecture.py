@@ -137,3 +137,12 @@ def test_serving_loads_nothing_heavy() -> None:
 def test_the_command_line_starts_light() -> None:
     loaded = loaded_by("gateway", "gateway.cli", "gateway.commands")
     assert not loaded & (HEAVY | {"aiohttp", "fastapi", "numpy", "onnxruntime", "redis", "rich"})
+
+
+@pytest.mark.parametrize(
+    ("module", "most"), [("gateway.cli", 150), ("gateway.serve", 800), ("gateway.app", 1000)]
+)
+def test_starting_loads_few_modules(module: str, most: int) -> None:
+    code = f"import {module}, sys; print(len(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, check=True)
+    assert int(done.stdout) <= most

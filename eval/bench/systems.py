@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -217,13 +217,15 @@ def relay(starter: Starter, upstreams: Upstreams, workers: int) -> System:
 
 
 def write_experts(path: Path, upstreams: Upstreams) -> None:
-    """Write the experts file of our gateway: ``auto`` over two experts, and one for streams."""
+    """Write the experts file of our gateway: two experts, and one whose answers are kept."""
     categories = read_card(_router()).categories
     lines = [f"version: 1\nrouter: {_router()}\ngeneral: general\nexperts:"]
     for name in ("general", "expert"):
         lines.append(
             f"  - {{name: {name}, backend: openai, base_url: {upstreams.whole}, model: m}}"
         )
+    kept = f"name: kept, backend: openai, base_url: {upstreams.whole}, model: m, cache: true"
+    lines += [f"  - {{{kept}}}"]
     lines += ["mapping:", *(f"  {category}: [expert]" for category in categories)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     ExpertRegistry.load(path)
@@ -233,10 +235,19 @@ def _router() -> Path:
     return Path(_here()) / "routers" / "default"
 
 
+PINNED, ROUTED, KEPT = "pinned", "routed", "answer hit"
+_MODELS = {PINNED: "general", ROUTED: "auto", KEPT: "kept"}
+
+
 def ours(
-    starter: Starter, upstreams: Upstreams, workers: int, name: str, **environ: str
+    starter: Starter,
+    upstreams: Upstreams,
+    workers: int,
+    name: str,
+    kinds: Sequence[str] = (PINNED, ROUTED),
+    **environ: str,
 ) -> list[System]:
-    """Start our gateway, once for each upstream; pinned and routed are one gateway."""
+    """Start our gateway, once for each upstream; the kinds of requests share it."""
     started = []
     for kind, upstream in (("", upstreams.whole), (" stream", upstreams.streams)):
         config = starter.folder / f"{name}{kind}.yaml"
@@ -247,8 +258,8 @@ def ours(
         pid = starter.start(name + kind, command, PYTHONPATH=_here(), **environ)
         started.append((chat(port), pid))
     systems = [
-        System(f"{name} {kind} x{workers}", *(Target(*one, model) for one in started))
-        for kind, model in (("pinned", "general"), ("routed", "auto"))
+        System(f"{name} {kind} x{workers}", *(Target(*one, _MODELS[kind]) for one in started))
+        for kind in kinds
     ]
     starter.wait(systems[0])
     return systems
