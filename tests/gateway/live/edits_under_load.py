@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 
-from tests.servers import Gateway, Valkey, run_gateway, run_upstream
+from tests.servers import Gateway, Valkey, run_gateway, run_upstream, wait_for
 
 LIMIT_S = 2.0
 REPLICAS = 3
@@ -242,6 +242,7 @@ def edit(editors: Editors, outcome: Outcome, n_edits: int, seconds: float) -> No
         good[(number - number // 3) % len(good)]()
         level(editors.gateways, before)
         outcome.good_s.append(round(time.monotonic() - began_s, 3))
+        wait_for(lambda: len({file.read_text() for file in editors.files}) == 1)
 
 
 def level(gateways: list[Gateway], before: str | None) -> None:
