@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from gateway.accounting import Record
 from gateway.api.body import read_body
 from gateway.auth import authenticate
 from gateway.dialects.base import Dialect
@@ -24,27 +25,40 @@ from gateway.timing import current_timer, start_timer, step_done
 
 JSON_BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
 """What the OpenAPI description says of a body whose fields are the expert's to judge."""
+NOBODY = "unauthenticated"
+"""The tenant in the record of a request that was refused before anybody was known."""
 MOST_TIMEOUT_S = 86_400
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 
 
 async def answer(request: Request, dialect: Dialect) -> Response:
-    """Read a request and hand it to the pipeline."""
+    """Read a request and hand it to the pipeline, which keeps its record.
+
+    What is refused before, for its key, its size or a header, gets a record here.
+    """
     if request.headers.get("x-coe-timing") == "on":
         start_timer()
     services = services_of(request)
-    caller = await authenticate(request)
-    step_done("admit")
-    body = await read_body(request, services.settings.max_body_mb * 10**6)
-    step_done("receive")
-    headers = request.headers
+    headers, request_id = request.headers, request.state.request_id
+    refused = Record(request_id, NOBODY)
+    try:
+        caller = await authenticate(request)
+        refused.tenant, refused.key_id = caller.tenant, caller.key_id
+        step_done("admit")
+        body = await read_body(request, services.settings.max_body_mb * 10**6)
+        step_done("receive")
+        timeout_s = read_timeout_s(headers)
+    except GatewayError as error:
+        refused.status, refused.outcome = error.status, error.code or error.type
+        services.ledger.write(refused)
+        raise
     call = Call(
         body,
         dialect,
         caller,
-        request.state.request_id,
-        timeout_s=read_timeout_s(headers),
+        request_id,
+        timeout_s=timeout_s,
         session=headers.get("x-session-id"),
         sticky=headers.get("x-coe-sticky", "on").lower() != "off",
     )

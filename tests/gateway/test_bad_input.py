@@ -101,9 +101,12 @@ def test_a_prompt_that_fits_no_expert_is_refused(client: httpx.Client) -> None:
     assert "4096" in error["message"]
 
 
-def test_a_body_over_the_limit_is_refused(client: httpx.Client) -> None:
+def test_a_body_over_the_limit_is_refused(client: httpx.Client, gateway: Gateway) -> None:
     body = b"{" + HELLO + b',"x":"' + b"x" * 6_000_000 + b'"}'
-    error = refused(client.post(CHAT, content=body), 413)
+    answer = client.post(CHAT, content=body)
+    error = refused(answer, 413)
+    line = gateway.logged(answer.headers["x-request-id"])
+    assert (line["status"], line["outcome"]) == (413, "request_too_large")
     assert error["code"] == "request_too_large"
     assert "COE_MAX_BODY_MB" in error["message"]
 

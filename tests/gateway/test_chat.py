@@ -11,6 +11,7 @@ import httpx
 import openai
 import pytest
 
+from gateway.api.exchange import NOBODY
 from tests.gateway.conftest import CLIENT_KEY, EXPERT_KEY
 from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
 from tests.upstream import PIECES, USAGE
@@ -296,6 +297,9 @@ def test_keys_are_asked_for_where_they_are_set(
             ):
                 answer = gateway.post(path, json=body, headers=header)
                 assert answer.status_code == status
+                if status == 401 and path == "/v1/chat/completions":
+                    line = gateway.logged(answer.headers["x-request-id"])
+                    assert (line["outcome"], line["tenant"]) == ("invalid_api_key", NOBODY)
                 if status == 401:
                     error = answer.json()["error"]
                     assert (error["type"], error["code"]) == (
