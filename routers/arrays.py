@@ -16,6 +16,25 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
+_MOST_CELLS = 8_000
+"""Of one product: above 9,216 OpenBLAS uses threads, which go on spinning for milliseconds."""
+
+
+class Rows:
+    """A float32 matrix, shape (n_rows, n_dims), that multiplies a vector on one thread."""
+
+    def __init__(self, rows: AnyArray) -> None:
+        self._n_rows, n_dims = rows.shape
+        block = max(1, _MOST_CELLS // n_dims)
+        padded = np.pad(rows.astype(np.float32), ((0, -self._n_rows % block), (0, 0)))
+        self._blocks: npt.NDArray[np.float32] = padded.reshape(-1, block, n_dims)
+
+    def __matmul__(self, vector: AnyArray) -> npt.NDArray[np.float64]:
+        """Return the product with every row, shape (n_rows,)."""
+        products = self._blocks @ vector.astype(np.float32)
+        return products.ravel()[: self._n_rows].astype(np.float64)
+
+
 def write_arrays(path: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Write arrays as `numpy.savez_compressed` does, but without the time of day in the file."""
     with zipfile.ZipFile(path, "w") as archive:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from routers.arrays import AnyArray, IntArray
+from routers.arrays import AnyArray, IntArray, Rows
 from routers.base import FloatArray
 from routers.embedding import EmbeddingRouter
 
@@ -43,11 +43,11 @@ class KnnRouter(EmbeddingRouter):
         }
 
     def _answer(self, embedding: FloatArray) -> FloatArray:
-        similarities = self._index @ embedding.astype(np.float32)
+        similarities = self._index @ embedding
         n_neighbours = min(_N_NEIGHBOURS, len(similarities))
         nearest = np.argpartition(-similarities, n_neighbours - 1)[:n_neighbours]
         n_categories = len(self.categories_)
-        weights = _weight(similarities[nearest].astype(np.float64))
+        weights = _weight(similarities[nearest])
         cast = np.bincount(self.head_["labels"][nearest], weights, n_categories)
         votes = cast + _weight(self.head_["far"]) / n_categories
         return np.asarray(votes / votes.sum())
@@ -55,7 +55,7 @@ class KnnRouter(EmbeddingRouter):
     def _set_head(self, head: Mapping[str, AnyArray], categories: tuple[str, ...]) -> None:
         super()._set_head(head, categories)
         if head:
-            self._index = head["embeddings"].astype(np.float32) / _SCALE
+            self._index = Rows(head["embeddings"] / _SCALE)
 
 
 def _weight(similarity: FloatArray) -> FloatArray:

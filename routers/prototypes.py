@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-from routers.arrays import AnyArray, IntArray
+from routers.arrays import AnyArray, IntArray, Rows
 from routers.base import FloatArray
 from routers.extras import import_extra
 
@@ -19,8 +18,6 @@ _MOST_PER_CATEGORY = 400
 _BANDWIDTH = 0.02
 """A prototype whose cosine similarity is this much smaller weighs 1/e as much."""
 _INT8_MAX = 127
-_MOST_CELLS = 8_000
-"""Of one matrix product: above 9,216 OpenBLAS uses threads, which spin for milliseconds after."""
 
 
 def fit_prototypes(embeddings: FloatArray, labels: IntArray) -> dict[str, AnyArray]:
@@ -56,18 +53,14 @@ class Prototypes:
 
     def __init__(self, arrays: Mapping[str, AnyArray]) -> None:
         rows = arrays["prototypes"].astype(np.float32)
-        rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        n_rows, n_dims = rows.shape
-        block = max(1, _MOST_CELLS // n_dims)
-        padded = np.pad(rows, ((0, -n_rows % block), (0, 0)))
-        self._blocks: npt.NDArray[np.float32] = padded.reshape(-1, block, n_dims)
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        self._rows = Rows(rows / np.maximum(norms, 1e-12))
         self._log_weights = arrays["prototype_log_weights"]
         self._starts = arrays["prototype_starts"]
 
     def proba(self, embedding: FloatArray) -> FloatArray:
         """Return the probability of every category, shape (n_categories,)."""
-        similarities = (self._blocks @ embedding.astype(np.float32)).ravel().astype(np.float64)
-        logs = similarities[: len(self._log_weights)] / _BANDWIDTH + self._log_weights
+        logs = (self._rows @ embedding) / _BANDWIDTH + self._log_weights
         votes = np.add.reduceat(np.exp(logs - logs.max()), self._starts)
         return np.asarray(votes / votes.sum())
 
