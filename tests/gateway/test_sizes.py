@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.commands import experts
+from gateway.expert_commands import experts
 from gateway.sizes import SizeError, config_size, inspect_model
 
 MODELS: dict[str, dict[str, Any]] = json.loads(
