@@ -120,7 +120,7 @@ def _services(
     redis = connect(url, settings.redis_timeout_ms)
     backend = ChosenBackend(OpenAIBackend(run_dir, environ), LiteLLMBackend(environ))
     backend.prepare(follower.composition.registry.values())
-    link = Link(redis, metrics)
+    link = Link(redis, metrics, settings.redis_timeout_ms)
     cache = RedisChoiceCache(link, settings.choice_ttl_s)
     executor = ThreadPoolExecutor(os.cpu_count() or 1, "classify")
     planner = Planner(follower.composition, cache, RedisSessions(link), executor, metrics)

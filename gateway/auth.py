@@ -30,6 +30,7 @@ async def authenticate(request: Request) -> Caller:
     """
     services = services_of(request)
     settings, sent = services.settings, sent_key(request)
+    services.cache.begin_request()
     if settings.api_key is not None and _same(sent, settings.api_key):
         return Caller()
     if sent.startswith(PREFIX):

@@ -190,20 +190,20 @@ class KeyStore:
         key = ApiKey(
             id=key_id, digest=_digest(text), created_at=now_s, expires_at=expires_at, **fields
         )
-        with self._link.guarded("keys") as redis:
+        async with self._link.guarded("keys") as redis:
             await redis.hset(HASH, key_id, msgspec.json.encode(key))
         return key, text
 
     async def list(self) -> list[ApiKey]:
         """Return all keys, oldest first; raises `CacheError` when Redis cannot be reached."""
-        with self._link.guarded("keys") as redis:
+        async with self._link.guarded("keys") as redis:
             stored = cast(dict[bytes, bytes], await redis.hgetall(HASH))
             keys = [_decode(value) for value in stored.values()]
         return sorted(keys, key=lambda key: key.created_at)
 
     async def revoke(self, key_id: str) -> bool:
         """Forget a key; False when there is none. Raises `CacheError` as `list` does."""
-        with self._link.guarded("keys") as redis:
+        async with self._link.guarded("keys") as redis:
             revoked = bool(await redis.hdel(HASH, key_id))
         for digest in [d for d, (key, _) in self._seen.items() if key.id == key_id]:
             del self._seen[digest]
@@ -211,7 +211,7 @@ class KeyStore:
 
     async def _load(self, sent: str) -> ApiKey | None:
         key_id = sent.removeprefix(PREFIX).partition("-")[0]
-        with self._link.guarded("keys") as redis:
+        async with self._link.guarded("keys") as redis:
             value = cast(bytes | None, await redis.hget(HASH, key_id))
             return None if value is None else _decode(value)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from cachetools import LRUCache
 
 from gateway.accounting import Record
-from gateway.cache.link import Link
+from gateway.cache.link import WRITE_TIMEOUT_S, Link
 from gateway.errors import CacheError, QuotaError, RateLimitError
 from gateway.keys import MOST_REMEMBERED, ApiKey
 
@@ -90,16 +90,18 @@ class Limits:
         spent = {TOKENS: tokens, BUDGET: tokens * (self._largest_b() if size_b is None else size_b)}
         amounts = {name: spent[name] for name in limits_of(key) if spent.get(name)}
         if amounts:
-            task = asyncio.create_task(self._count(key.id, amounts))
+            task = asyncio.create_task(self._count(key.id, amounts, WRITE_TIMEOUT_S))
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
 
-    async def _count(self, key_id: str, amounts: Mapping[str, float]) -> Mapping[str, float]:
+    async def _count(
+        self, key_id: str, amounts: Mapping[str, float], timeout_s: float | None = None
+    ) -> Mapping[str, float]:
         """Add amounts, which may be 0, and return what is used up in the current windows."""
         now_s = self._clock()
         here = {name: self._count_here(key_id, name, now_s, add) for name, add in amounts.items()}
         try:
-            with self._link.guarded("limit") as redis:
+            async with self._link.guarded("limit", timeout_s) as redis:
                 pipeline = redis.pipeline(transaction=True)
                 for name, amount in amounts.items():
                     window = f"{PREFIX}:{key_id}:{name}:{_window(name, now_s)}"

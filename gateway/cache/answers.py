@@ -7,7 +7,6 @@ and streamed answers are kept apart; a kept stream is sent as a stream, with the
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from hashlib import blake2b
 from typing import Any, cast
@@ -92,12 +91,11 @@ class AnswerCache:
     def __init__(self, link: Link, ttl_s: int) -> None:
         self._link = link
         self._ttl_s = ttl_s
-        self._writing: set[asyncio.Task[None]] = set()
 
     async def find(self, tenant: str, expert: Expert, request: UpstreamRequest) -> Opened | None:
         """Return the answer that the expert gave to an equal request; None when none is kept."""
         try:
-            with self._link.guarded("get") as redis:
+            async with self._link.guarded("get") as redis:
                 value = cast(bytes | None, await redis.get(answer_key(tenant, expert, request)))
                 answer = None if value is None else msgspec.msgpack.decode(value, type=Answer)
         except CacheError:
@@ -115,16 +113,7 @@ class AnswerCache:
         if answer is None:
             return
         key = answer_key(tenant, recording.expert, recording.request)
-        task = asyncio.create_task(self._set(key, answer))
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
-
-    async def _set(self, key: bytes, answer: Answer) -> None:
-        try:
-            with self._link.guarded("set") as redis:
-                await redis.set(key, msgspec.msgpack.encode(answer), ex=self._ttl_s)
-        except CacheError:
-            return
+        self._link.put(key, msgspec.msgpack.encode(answer), self._ttl_s)
 
 
 class _Kept:

@@ -91,7 +91,7 @@ class RedisChoiceCache:
         if choice is not None:
             return choice
         try:
-            with self._link.guarded("get") as redis:
+            async with self._link.guarded("get") as redis:
                 value = cast(bytes | None, await redis.get(key))
                 choice = decode_choice(value, n_categories, n_experts)
         except CacheError:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -21,8 +23,20 @@ RETRY_AFTER_S = 0.5
 
 WRITE_EVERY_S = 0.003
 """A trip costs as much as a call of an expert: what is stored within this time goes on one."""
+WRITE_TIMEOUT_S = 1.0
+"""For values that are stored together while nobody waits; each answer still has the link's own."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Waited:
+    """How long a request has waited for Redis so far, in seconds."""
+
+    seconds: float = 0.0
+
+
+_waited: ContextVar[_Waited | None] = ContextVar("waited", default=None)
 
 
 def connect(url: str, timeout_ms: int) -> Redis:
@@ -69,19 +83,33 @@ class Link:
         From `connect`; closed by `aclose`.
     metrics : Metrics
         Where failures are counted.
+    timeout_ms : int
+        Longest wait for one operation, in milliseconds.
     """
 
-    def __init__(self, redis: Redis, metrics: Metrics) -> None:
+    def __init__(self, redis: Redis, metrics: Metrics, timeout_ms: int) -> None:
         self._redis = redis
         self._metrics = metrics
+        self._timeout_s = timeout_ms / 1000
         self._rest_until_s = 0.0
         self._failing = False
         self._unwritten: dict[bytes, tuple[bytes, int]] = {}
         self._writing: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def guarded(self, operation: str) -> Iterator[Redis]:
+    def begin_request(self) -> None:
+        """Let all that this task does with Redis from now on have one timeout together."""
+        _waited.set(_Waited())
+
+    @asynccontextmanager
+    async def guarded(self, operation: str, timeout_s: float | None = None) -> AsyncIterator[Redis]:
         """Lend the client for one operation, with reading what it returned.
+
+        All of it, a new connection with its greetings included, has one timeout.
+
+        Parameters
+        ----------
+        timeout_s : float or None
+            In seconds; None: what is left of the link's own for this request.
 
         Raises
         ------
@@ -90,11 +118,19 @@ class Link:
         """
         if time.monotonic() < self._rest_until_s:
             raise CacheError(f"cache {operation}: left alone after a failure")
+        waited = _waited.get() if timeout_s is None else None
+        left_s = timeout_s or self._timeout_s - (waited.seconds if waited else 0.0)
+        started_s = time.monotonic()
         try:
-            yield self._redis
+            async with asyncio.timeout(left_s):
+                yield self._redis
         except (RedisError, OSError, TimeoutError, ValueError) as error:
-            self._note_failure(operation, error)
+            if left_s >= self._timeout_s or not isinstance(error, TimeoutError):
+                self._note_failure(operation, error)  # else it had less time than is fair
             raise CacheError(f"cache {operation}: {type(error).__name__}") from error
+        finally:
+            if waited is not None:
+                waited.seconds += time.monotonic() - started_s
         if self._failing:
             _log.warning("cache is back")
         self._failing = False
@@ -113,11 +149,12 @@ class Link:
         try:
             while self._unwritten:
                 values, self._unwritten = self._unwritten, {}
-                with suppress(CacheError), self.guarded("set") as redis:
-                    trip = redis.pipeline(transaction=False)
-                    for key, (value, ttl_s) in values.items():
-                        trip.set(key, value, ex=ttl_s)
-                    await trip.execute()
+                with suppress(CacheError):
+                    async with self.guarded("set", WRITE_TIMEOUT_S) as redis:
+                        trip = redis.pipeline(transaction=False)
+                        for key, (value, ttl_s) in values.items():
+                            trip.set(key, value, ex=ttl_s)
+                        await trip.execute()
                 await asyncio.sleep(WRITE_EVERY_S)
         finally:
             self._writing = None
@@ -125,7 +162,7 @@ class Link:
     async def ping(self) -> None:
         """Raise `CacheError` when Redis does not answer; asks it at once, after a failure too."""
         self._rest_until_s = 0.0
-        with self.guarded("ping") as redis:
+        async with self.guarded("ping") as redis:
             await redis.ping()
 
     async def aclose(self) -> None:

@@ -88,7 +88,7 @@ class Responses:
         """Keep a response, and those before it as long; False when Redis cannot be reached."""
         key = _key(tenant, stored.response["id"])
         try:
-            with self._link.guarded("set") as redis:
+            async with self._link.guarded("set") as redis:
                 commands = redis.pipeline(transaction=False)
                 commands.set(key, msgspec.json.encode(stored), ex=TTL_S)
                 for earlier in stored.chain:
@@ -101,7 +101,7 @@ class Responses:
     async def delete(self, tenant: str, response_id: str) -> bool:
         """Forget a response; False when there is none. Raises as `get` does."""
         try:
-            with self._link.guarded("delete") as redis:
+            async with self._link.guarded("delete") as redis:
                 return bool(await redis.delete(_key(tenant, response_id)))
         except CacheError as error:
             raise _unavailable() from error
@@ -110,7 +110,7 @@ class Responses:
         self, tenant: str, response_ids: list[str] | tuple[str, ...]
     ) -> list[StoredResponse | None]:
         try:
-            with self._link.guarded("get") as redis:
+            async with self._link.guarded("get") as redis:
                 keys = [_key(tenant, response_id) for response_id in response_ids]
                 values = cast(list[bytes | None], await redis.mget(keys))
                 return [

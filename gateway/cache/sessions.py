@@ -55,7 +55,7 @@ class RedisSessions:
     async def get(self, key: bytes) -> Session | None:
         """See `Sessions.get`."""
         try:
-            with self._link.guarded("get") as redis:
+            async with self._link.guarded("get") as redis:
                 value = self._link.unwritten(key) or await redis.get(key)
                 return None if value is None else msgspec.json.decode(value, type=Session)
         except CacheError:

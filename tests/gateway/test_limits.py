@@ -54,7 +54,7 @@ def with_limits(url: str, use: Use) -> None:
 
     async def start() -> None:
         redis = connect(url, 300)
-        link = Link(redis, Metrics(CollectorRegistry()))
+        link = Link(redis, Metrics(CollectorRegistry()), 300)
         await use(clock, lambda: Limits(link, lambda: 9.0, clock))
         await redis.aclose()
 

@@ -53,7 +53,9 @@ def gateway(
     folder = tmp_path_factory.mktemp("openapi")
     shared = {"base_url": upstream.base_url, "model": "ok", "capabilities": ["tools", "vision"]}
     experts = [{"name": "good", **shared}, {"name": "virtual", **shared, "system_prompt": "Hi."}]
-    with run_gateway(write_experts(folder / "experts.yaml", experts, {}), folder) as running:
+    config = write_experts(folder / "experts.yaml", experts, {})
+    # on a busy machine stored responses could not be read in time, which is an honest 503
+    with run_gateway(config, folder, COE_REDIS_TIMEOUT_MS="5000") as running:
         yield running
 
 
