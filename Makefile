@@ -47,7 +47,7 @@ test-finetune: $(VENV)/.full ## Run the tests that need torch
 .PHONY: test-litellm
 test-litellm: ## Run the tests that need litellm, in an environment of its own
 	test -d $(VENV)-litellm || $(PYTHON) -m venv $(VENV)-litellm
-	$(VENV)-litellm/bin/pip install --quiet -c requirements/litellm.txt -e '.[litellm,test]'
+	$(VENV)-litellm/bin/pip install --quiet -c requirements/litellm.txt -c requirements/forbidden.txt -e '.[litellm,test]'
 	$(VENV)-litellm/bin/pytest -m litellm
 
 test-vllm: $(VENV)/.test $(VLLM)/.ready ## Install vLLM for CPUs and run the tests against it
@@ -66,7 +66,7 @@ constraints: ## Take the newest versions that pyproject.toml allows into require
 	mv requirements/new.txt requirements/constraints.txt
 	rm -rf $(VENV)-fresh
 	$(PYTHON) -m venv $(VENV)-fresh
-	$(VENV)-fresh/bin/pip install --quiet -e '.[test,litellm]'
+	$(VENV)-fresh/bin/pip install --quiet -c requirements/forbidden.txt -e '.[test,litellm]'
 	{ head -2 requirements/litellm.txt; \
 	  $(VENV)-fresh/bin/pip freeze --exclude-editable; } > requirements/new.txt
 	mv requirements/new.txt requirements/litellm.txt
