@@ -53,8 +53,8 @@ def with_limits(url: str, use: Use) -> None:
     clock = Clock()
 
     async def start() -> None:
-        redis = connect(url, 300)
-        link = Link(redis, Metrics(CollectorRegistry()), 300)
+        redis = connect(url, 5000)
+        link = Link(redis, Metrics(CollectorRegistry()), 5000)
         await use(clock, lambda: Limits(link, lambda: 9.0, clock))
         await redis.aclose()
 
