@@ -55,8 +55,10 @@ def with_limits(url: str, use: Use) -> None:
     async def start() -> None:
         redis = connect(url, 5000)
         link = Link(redis, Metrics(CollectorRegistry()), 5000)
-        await use(clock, lambda: Limits(link, lambda: 9.0, clock))
-        await redis.aclose()
+        try:
+            await use(clock, lambda: Limits(link, lambda: 9.0, clock))
+        finally:
+            await redis.aclose()
 
     asyncio.run(start())
 
