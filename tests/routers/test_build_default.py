@@ -8,7 +8,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from routers.artifact import load_router, read_card
+from routers.artifact import DEFAULT_FOLDER, load_router, read_card
 from routers.build_default import main
 from routers.data import Row
 from tests.prompts import toy_rows
@@ -25,6 +25,22 @@ def line(row: Row, **fields: Any) -> dict[str, Any]:
 
 def pack(path: Path, lines: Iterable[dict[str, Any]]) -> None:
     path.write_bytes(gzip.compress("".join(json.dumps(one) + "\n" for one in lines).encode()))
+
+
+def test_an_encoder_can_be_kept(tmp_path: Path) -> None:
+    german = [Row(text.format(c), "multilingual", "xquad_de") for text in GERMAN for c in CITIES]
+    pack(tmp_path / "train.jsonl.gz", map(line, [*toy_rows(), *german]))
+    left_out = [f"--leave-out=written_{category}" for category in (*WRITTEN, "writing")]
+    kept = [f"--encoder={DEFAULT_FOLDER}", "--rows-per-category=20"]
+    out = tmp_path / "kept"
+    result = CliRunner().invoke(main, [str(tmp_path), "--out", str(out), *kept, *left_out])
+    assert result.exit_code == 0, result.output
+
+    card = read_card(out)
+    assert card.settings["router"]["type"] == "finetuned"
+    assert card.files["encoder.onnx"] == read_card(DEFAULT_FOLDER).files["encoder.onnx"]
+    assert card.training["data"]["rows_trained"] < 20 * 4
+    assert f"--encoder {DEFAULT_FOLDER}" in (out / "README.md").read_text()
 
 
 def test_the_default_router_is_rebuilt_from_raw_data(tmp_path: Path) -> None:

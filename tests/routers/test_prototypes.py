@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from routers.arrays import Rows
 from routers.base import FloatArray
 from routers.prototypes import Prototypes, fit_prototypes
 
@@ -47,3 +48,10 @@ def test_prompts_that_are_alike_make_one_prototype() -> None:
     embeddings = unit(np.array([[1.0, 0], [1, 0], [0, 1]]))
     found = fit_prototypes(embeddings, np.array([0, 0, 1]))
     assert len(found["prototypes"]) == 2
+
+
+def test_a_product_with_rows_is_the_usual_one() -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((1, 3), (47, 384), (5, 9_000)):
+        rows, vector = rng.normal(size=shape), rng.normal(size=shape[1])
+        np.testing.assert_allclose(Rows(rows) @ vector, rows @ vector, rtol=1e-3, atol=1e-3)
