@@ -145,7 +145,6 @@ async def list_versions(request: Request, response: Response) -> dict[str, Any]:
             "digest": one.digest,
             "written_at": one.written_at,
             "source": one.source,
-            "forced": one.forced,
             "experts": list(shown_experts(one.text)),
         }
         for one in await _editor(request).history()

@@ -140,7 +140,7 @@ class Editor:
         if terms.dry_run:
             return Edited(before, Version(before.number, text, before.written_at, "admin"))
         try:
-            after = await self._store.publish(text, "admin", base=before.digest, forced=terms.force)
+            after = await self._store.publish(text, "admin", base=before.digest)
         except OvertakenError as error:
             raise _overtaken() from error
         except CacheError as error:

@@ -136,7 +136,7 @@ class Keeper:
             self._tell(self._live.generation, current.number, self._live.text)
 
     async def _take(self, version: Version) -> None:
-        if not await self._apply(REPLICAS, version.text, version.number, forced=version.forced):
+        if not await self._apply(REPLICAS, version.text, version.number):
             return
         if FILE in self._errors or not await self._is_old(self._path):
             return  # the file holds an edit of its own: that is not overwritten
@@ -193,11 +193,11 @@ class Keeper:
     def _may_try(self, source: str, text: str) -> bool:
         return time.monotonic() >= self._retry_at_s.get(source + digest_of(text), 0.0)
 
-    async def _apply(self, source: str, text: str, number: int, *, forced: bool = False) -> bool:
+    async def _apply(self, source: str, text: str, number: int) -> bool:
         """Check an edit and have the workers serve it; False when it is refused."""
         try:
             registry, artifacts, specs = await asyncio.to_thread(self._checked, text)
-            if not forced:
+            if source == FILE:  # what replicas publish was checked there, or forced
                 await check_answers(self._backend, registry, self._registry)
             await self._start(registry, specs)
         except ConfigError as error:

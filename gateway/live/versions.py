@@ -40,15 +40,12 @@ class Version(msgspec.Struct, frozen=True):
         Seconds since 1970.
     source : str
         Where it came from: ``file`` or ``admin``.
-    forced : bool
-        Whether it is to be served even if none of its experts answers.
     """
 
     number: int
     text: str
     written_at: float
     source: str
-    forced: bool = False
 
     @property
     def digest(self) -> str:
@@ -109,7 +106,6 @@ class VersionStore:
         *,
         base: str | None = None,
         least_number: int = 1,
-        forced: bool = False,
     ) -> Version:
         """Make a text the newest version; returns that version.
 
@@ -137,7 +133,7 @@ class VersionStore:
                     if head is not None and head.text == text:
                         return head
                     number = max(least_number, 1 if head is None else head.number + 1)
-                    version = Version(number, text, time.time(), source, forced)
+                    version = Version(number, text, time.time(), source)
                     pipe.multi()  # type: ignore[no-untyped-call]
                     pipe.lpush(self._versions, msgspec.json.encode(version))
                     pipe.ltrim(self._versions, 0, KEPT - 1)
