@@ -139,7 +139,11 @@ Examples:
 @dry_run_option
 @json_option
 def set_expert(name: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
-    """Set keys of an expert; values are written as in the file. Comments stay."""
+    """Set keys of an expert; values are written as in the file. Comments stay.
+
+    Experts of which none answers are written when forced; a gateway that runs with others takes
+    them once one answers, or at its next start.
+    """
     from gateway.registry_edits import assign
 
     _told(lambda: assign(name, **options), as_json)

@@ -216,7 +216,7 @@ async def _check_answers(registry: ExpertRegistry, before: str) -> None:
     # no local expert is asked, so no folder of sockets is needed
     backend = OpenAIBackend(Path(), {name: os.environ.get(name, "") for name in names})
     try:
-        await check_answers(backend, registry, old)
+        await check_answers(backend, registry, old, "--force")
     finally:
         await backend.aclose()
 

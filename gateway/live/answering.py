@@ -11,19 +11,26 @@ from gateway.experts import Expert, ExpertRegistry
 ANSWER_TIMEOUT_S = 1.0
 
 
-async def check_answers(backend: OpenAIBackend, new: ExpertRegistry, old: ExpertRegistry) -> None:
+async def check_answers(
+    backend: OpenAIBackend, new: ExpertRegistry, old: ExpertRegistry, force: str
+) -> None:
     """Refuse experts of which none answers, while one of those before does.
+
+    Parameters
+    ----------
+    force : str
+        How to have them all the same.
 
     Raises
     ------
     ConfigError
-        Saying how to have them all the same.
+        Saying so.
     """
     if await _any_answers(backend, new) or not await _any_answers(backend, old):
         return
     raise ConfigError(
         f"{new.path.name}: at least one expert must answer; none does. Start one of them, or force "
-        "it: --force, ?force=true, or a restart of the gateway"
+        f"it: {force}"
     )
 
 

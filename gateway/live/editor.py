@@ -134,7 +134,7 @@ class Editor:
             registry = await asyncio.to_thread(self._checked, text)
             if not terms.force:
                 old = await asyncio.to_thread(self._parsed, before.text)
-                await check_answers(self._backend, registry, old)
+                await check_answers(self._backend, registry, old, "?force=true")
         except ConfigError as error:
             raise InvalidRequestError(str(error)) from error
         if terms.dry_run:

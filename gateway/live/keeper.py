@@ -198,7 +198,7 @@ class Keeper:
         try:
             registry, artifacts, specs = await asyncio.to_thread(self._checked, text)
             if source == FILE:  # what replicas publish was checked there, or forced
-                await check_answers(self._backend, registry, self._registry)
+                await check_answers(self._backend, registry, self._registry, "restart the gateway")
             await self._start(registry, specs)
         except ConfigError as error:
             self._refuse(source, text, str(error))

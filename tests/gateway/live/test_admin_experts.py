@@ -34,7 +34,7 @@ class Replicas:
     def level(self, number: int) -> None:
         """Wait until both serve a version."""
         for gateway in (self.first, self.second):
-            wait_for(lambda: served(gateway)["version"] == number, 5)  # noqa: B023
+            wait_for(lambda: served(gateway)["version"] == number)  # noqa: B023
         digests = {served(gateway)["digest"] for gateway in (self.first, self.second)}
         assert len(digests) == 1
 

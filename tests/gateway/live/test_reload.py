@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.servers import (
+    NOBODY_URL,
+    REPO,
     Gateway,
     UpstreamServer,
     run_gateway,
@@ -56,7 +59,9 @@ def test_an_edit_is_served_and_a_broken_one_is_reported(
 ) -> None:
     config = tmp_path / "conf" / "experts.yaml"
     config.parent.mkdir()
-    write_experts(config, [expert(upstream, "a")], {})
+    router = tmp_path / "router"
+    shutil.copytree(REPO / "routers/default", router)
+    write_experts(config, [expert(upstream, "a")], {}, router=str(router))
     with run_gateway(config, tmp_path) as gateway:
         wait_for(lambda: config_of(gateway)["version"] == 1)
         for number, replace in enumerate((in_place, by_rename, by_symlink), 2):
@@ -65,6 +70,18 @@ def test_an_edit_is_served_and_a_broken_one_is_reported(
         assert "coe_config_version 4.0" in metrics
         assert "coe_config_errors 3.0" in metrics
         assert "edit of the experts refused, nothing changed" in gateway.log_path.read_text()
+
+        assert gateway.chat("auto").headers["x-coe-router"].startswith("default@")
+        write_experts(config, [expert(upstream, "a")], {}, router=str(router))
+        wait_for(lambda: names(gateway) == ["a"])
+        card = router / "router.json"
+        by_rename(card, card.read_text().replace('"name": "default"', '"name": "another"'))
+        wait_for(lambda: gateway.chat("auto").headers["x-coe-router"].startswith("another@"))
+
+        dead = {"name": "dead", "base_url": NOBODY_URL}
+        write_experts(config, [dead], {}, router=str(router))
+        wait_for(lambda: "at least one expert must answer" in str(config_of(gateway)["error"]))
+        assert gateway.chat("auto").status_code == 200
 
 
 def edit(
@@ -80,7 +97,7 @@ def edit(
     name = f"b{number}"
     write_experts(draft, [expert(upstream, name), expert(upstream, "c")], {"math": ["c"]})
     replace(config, draft.read_text())
-    wait_for(lambda: names(gateway) == [name, "c"], 5)
+    wait_for(lambda: names(gateway) == [name, "c"])
     after = wait_for(lambda: config_of(gateway)["version"] == number and config_of(gateway))
     assert after["digest"] != before["digest"]
     assert after["error"] is None
@@ -88,12 +105,12 @@ def edit(
     assert gateway.chat(old[0]).status_code == 404
 
     replace(config, f"version: 1\ngeneral: {name}\nexpets: []\n")
-    broken = wait_for(lambda: config_of(gateway)["error"], 5)
+    broken = wait_for(lambda: config_of(gateway)["error"])
     assert "experts.yaml:3: expets is not a key. Did you mean 'experts'?" in broken
     assert config_of(gateway)["version"] == number
     assert gateway.get("/readyz").status_code == 200
     assert gateway.chat(name).status_code == 200
 
     replace(config, draft.read_text())
-    wait_for(lambda: config_of(gateway)["error"] is None, 5)
+    wait_for(lambda: config_of(gateway)["error"] is None)
     assert config_of(gateway)["version"] == number
