@@ -37,5 +37,6 @@ def test_every_table_is_replayed_into_one_report(tmp_path: Path) -> None:
     text = (out / "README.md").read_text()
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [table.name for table in TABLES]
     assert text.count("| true_category |") == len(TABLES)
+    assert len(re.findall(r"embedded by the router default@\w+\.", text)) == len(TABLES)
     for shown in re.findall(r"\]\((\w+\.png)\)", text):
         assert (out / shown).read_bytes().startswith(b"\x89PNG")
