@@ -119,13 +119,14 @@ async def _run(
         say(f"starting {len(specs + cache)} local processes and {len(workers)} worker(s) ...")
         supervisor.start(cache)
         keeper.begin(registry, text, specs)
-        if settings.redis_url is not None:
-            await keeper.follow()  # replicas may have a newer version than our file
+        stopped = asyncio.create_task(stopping.wait())
+        if settings.redis_url is not None:  # replicas may have a newer version than our file
+            following = asyncio.create_task(keeper.follow())
+            await asyncio.wait({stopped, following}, return_when=asyncio.FIRST_COMPLETED)
         supervisor.start(workers)
         keeping = asyncio.create_task(keeper.run())
         ready = asyncio.create_task(_announce(host, port, say))
         ready.add_done_callback(lambda _: supervisor.settle())
-        stopped = asyncio.create_task(stopping.wait())
         failed = asyncio.create_task(supervisor.failed())
         await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
         code = failed.result() if failed.done() else 0

@@ -81,7 +81,7 @@ class Keeper:
 
     def begin(self, registry: ExpertRegistry, text: str, specs: Sequence[ChildSpec]) -> None:
         """Serve the text of the file, already checked, with its local experts."""
-        self._registry, self._disk_text = registry, text
+        self._registry, self._disk_text, self._served_text = registry, text, text
         self._artifacts = artifacts_of(registry)
         self._supervisor.start(specs)
         self._live = Live(1, 0, text)
@@ -138,15 +138,20 @@ class Keeper:
     async def _take(self, version: Version) -> None:
         if not await self._apply(REPLICAS, version.text, version.number):
             return
-        if FILE in self._errors or not await self._is_old(self._path):
-            return  # the file holds an edit of its own: that is not overwritten
+        # an edit of its own that the file holds is not overwritten
+        if FILE not in self._errors and await self._is_old(self._path):
+            await self._rewrite()
+
+    async def _rewrite(self) -> None:
+        """Write what is served to the file."""
+        text = self._live.text
         try:
-            await asyncio.to_thread(replace_text, self._path, version.text)
+            await asyncio.to_thread(replace_text, self._path, text)
         except OSError as error:
-            self._lagging.add(version.digest)
+            self._lagging.add(digest_of(text))
             _log.info("experts file not rewritten", extra={"fields": {"why": str(error)}})
         else:
-            self._disk_text = version.text
+            self._disk_text = self._served_text = text
 
     async def _is_old(self, path: Path) -> bool:
         """Whether the file still holds what we know, or what a replica on the same disk wrote."""
@@ -181,11 +186,13 @@ class Keeper:
         digest = digest_of(text)
         if digest in self._lagging:
             self._lagging.discard(digest)  # a read-only copy that comes after the replicas' word
-        elif text == self._live.text:
+        elif text in {self._live.text, self._served_text}:  # an edit that was refused, taken back
             if self._errors.pop(FILE, None) is not None:
-                self._tell(self._live.generation, self._live.number, text)
+                self._tell(self._live.generation, self._live.number, self._live.text)
+            if text != self._live.text:
+                await self._rewrite()
         elif await self._apply(FILE, text, self._live.number + 1):
-            self._unpublished = True
+            self._unpublished, self._served_text = True, text
             await self.follow()
 
     # both

@@ -170,7 +170,13 @@ def test_a_refused_edit_is_not_overwritten_and_mended_it_leads(
         await one.serves(text_of("b"), 2)
         assert one.file.read_text() == "experts: ["
         assert one.live.error is not None
-        one.file.write_text(text_of("c"))
+        one.file.write_text(text_of("a"))  # taken back: the other's edit stays
+        await one.until(lambda live: live.error is None)
+        await one.until(lambda _: one.file.read_text() == text_of("b"))
+        assert (one.live.text, one.live.number) == (text_of("b"), 2)
+        one.file.write_text("experts: [")
+        await one.until(lambda live: live.n_refused == 2)
+        one.file.write_text(text_of("c"))  # mended: it leads
         await two.serves(text_of("c"), 3)
         assert one.live.error is None
 
