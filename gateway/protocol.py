@@ -21,7 +21,7 @@ _MAX_NAME_CHARS = 256
 _TOO_DEEP = "The request body is nested too deeply."
 
 Model = Annotated[str, Meta(min_length=1, max_length=_MAX_NAME_CHARS)]
-Tokens = Annotated[int, Meta(ge=1, le=2**31)]
+Tokens = Annotated[int, Meta(ge=0, le=2**31)]
 
 
 class _ChatFields(msgspec.Struct):

@@ -22,7 +22,7 @@ from msgspec import Raw
 from gateway.cache.responses import Item, Responses, StoredResponse
 from gateway.dialects.base import Native, Sink, Translation
 from gateway.dialects.responses_answer import Draft, ResponsesSink
-from gateway.dialects.responses_input import Conversation
+from gateway.dialects.responses_input import Conversation, string
 from gateway.errors import InvalidRequestError
 from gateway.experts import AUTO, Expert
 from gateway.protocol import Model, Tokens, decode_fields, encode_fields, parse_chat_request
@@ -171,8 +171,9 @@ def _items(given: str | list[Item] | None) -> list[Item]:
     if isinstance(given, str):
         given = [{"role": "user", "content": given}]
     items: list[Item] = []
-    for item in given or ():
+    for index, item in enumerate(given or ()):
         whole = {"id": f"item_{uuid4().hex}", "type": "message", **item}
+        string(whole, "id", f"input[{index}]")
         if whole["type"] == "message" and isinstance(text := whole.get("content"), str):
             kind = "output_text" if whole.get("role") == "assistant" else "input_text"
             whole["content"] = [{"type": kind, "text": text}]

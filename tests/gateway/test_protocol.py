@@ -68,7 +68,7 @@ BAD_FIELDS = [
     (chat(messages=["hello"]), "messages[0]", "expected `object`, got `str`"),
     (chat(stream=1), "stream", "expected `bool | null`, got `int`"),
     (chat(stream_options=[]), "stream_options", "expected `object | null`"),
-    (chat(max_tokens=0), "max_tokens", ">= 1"),
+    (chat(max_tokens=-1), "max_tokens", ">= 0"),
     (chat(max_tokens=2**40), "max_tokens", "<= 2147483648"),
     (chat(max_completion_tokens="9"), "max_completion_tokens", "got `str`"),
     (chat(temperature=3), "temperature", "<= 2"),

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, cast
 
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from gateway.dialects.responses import ResponsesDialect
+from gateway.errors import InvalidRequestError
 from tests.gateway.dialects.conftest import chat, script
 from tests.servers import Gateway, UpstreamServer
 
@@ -160,3 +166,52 @@ def test_a_bad_request_is_refused_and_the_field_is_named(
     answer = gateway.post("/v1/responses", json={"model": "script", **fields})
     assert answer.status_code == 400
     assert named in answer.json()["error"]["message"]
+
+
+# whatever else there may be
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just([]) | st.just({})
+)
+ITEM_KINDS = [
+    "message",
+    "reasoning",
+    "function_call",
+    "function_call_output",
+    "item_reference",
+    "x",
+]
+PART_KINDS = ["input_text", "output_text", "input_image", "input_file", "input_audio", "refusal"]
+PART: Any = st.fixed_dictionaries(
+    {"type": st.sampled_from(PART_KINDS) | SCALARS},
+    optional=dict.fromkeys(("text", "image_url", "file_data", "refusal"), SCALARS),
+)
+CONTENT = st.lists(PART | SCALARS, max_size=2) | SCALARS
+ITEM: Any = st.fixed_dictionaries(
+    {"type": st.sampled_from(ITEM_KINDS) | SCALARS},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "developer"]) | SCALARS,
+        **dict.fromkeys(("content", "summary", "output"), CONTENT),
+        **dict.fromkeys(("id", "call_id", "name", "arguments"), SCALARS),
+    },
+)
+BODIES: Any = st.fixed_dictionaries(
+    {"input": st.lists(ITEM, max_size=3) | SCALARS},
+    optional={
+        **dict.fromkeys(("instructions", "text", "reasoning", "conversation", "include"), SCALARS),
+        "tools": st.lists(st.fixed_dictionaries({"type": st.just("function") | SCALARS})),
+        "tool_choice": st.dictionaries(st.just("type"), SCALARS) | SCALARS,
+    },
+)
+
+
+class NothingStored:
+    """A store that is never asked."""
+
+
+@settings(max_examples=100)
+@given(BODIES)
+def test_any_body_is_translated_or_refused(body: dict[str, Any]) -> None:
+    dialect = ResponsesDialect(cast(Any, NothingStored()))
+    with suppress(InvalidRequestError):
+        asyncio.run(dialect.parse(json.dumps(body).encode(), "tenant"))
