@@ -116,7 +116,7 @@ Examples:
 @_url_option
 @_json_option
 def revoke_key(key_id: str, url: str, as_json: bool) -> None:
-    """Revoke a key by its id. All replicas refuse it within 5 seconds."""
+    """Revoke a key by its id. All replicas refuse it within 2 seconds."""
     from urllib.parse import quote
 
     done = _call("DELETE", f"{url}/admin/keys/{quote(key_id, safe='')}")

@@ -33,7 +33,7 @@ HASH = "coe:1:keys"
 PREFIX = "coe-"
 DEFAULT_TENANT = "default"
 """The tenant of the static key, and of everybody where no key is needed."""
-FRESH_S = 5.0
+FRESH_S = 2.0
 STALE_S = 3600.0
 MOST_REMEMBERED = 10_000
 _SECRET_BYTES = 32

@@ -159,7 +159,6 @@ def user(gateway: Gateway, wire: Wire) -> Iterator[User]:
     yield made
     made.client.close()
     wire.mend()
-    time.sleep(RETRY_AFTER_S)
 
 
 @pytest.mark.parametrize("mode", FAULTS)
@@ -193,7 +192,7 @@ def test_a_full_redis_is_read_and_not_written(user: User, valkeys: list[Valkey])
         valkeys[0].client.config_set("maxmemory", "0")
 
 
-@pytest.mark.parametrize("value", [b"", b"nonsense", b"\xff\0", b"[]", b'{"id": 7}'])
+@pytest.mark.parametrize("value", [b"", b"\xff\0nonsense", b'{"id": 7}'])
 def test_garbage_in_the_place_of_values_is_survived(
     user: User, valkeys: list[Valkey], value: bytes
 ) -> None:
