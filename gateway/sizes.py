@@ -7,14 +7,18 @@ embedding counts whole, as in the sizes that most model cards publish.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from gateway.gguf import GgufError, read_gguf_sizes
 
 CONFIG_FILE = "config.json"
+REACH_TIMEOUT_S = 3.0
 
 
 class SizeError(ValueError):
@@ -250,13 +254,25 @@ def _gguf_size(path: Path) -> ModelSize:
 
 
 def _fetched(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
+        kept = try_to_load_from_cache(repository, CONFIG_FILE)
+        if isinstance(kept, str):
+            return Path(kept)
+        _reach(constants.ENDPOINT)
         return Path(hf_hub_download(repository, CONFIG_FILE))
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise SizeError(
             f"{repository} is neither a file nor a folder, and cannot be fetched from Hugging Face:"
             f" {error}. Name a {CONFIG_FILE}, a .gguf file or OWNER/NAME"
         ) from error
+
+
+def _reach(url: str) -> None:
+    """Raise `OSError` at once where nobody answers: the hub's client tries for half a minute."""
+    parts = urlsplit(url)
+    if not getproxies() and parts.hostname is not None:
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        socket.create_connection((parts.hostname, port), REACH_TIMEOUT_S).close()

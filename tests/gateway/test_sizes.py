@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from gateway.expert_commands import experts
 from gateway.sizes import SizeError, config_size, inspect_model
+from tests.servers import REPO
 
 MODELS: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "model_configs.json").read_text()
@@ -77,6 +81,25 @@ def test_a_folder_is_read(tmp_path: Path) -> None:
 def test_what_is_neither_file_nor_repository_is_refused() -> None:
     with pytest.raises(SizeError, match="neither a file nor a folder"):
         inspect_model("no such model!")
+
+
+def test_a_repository_is_taken_from_the_cache_and_a_hub_that_is_away_is_told_at_once(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "models--me--mine"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    config = json.dumps(MODELS["meta-llama/Llama-2-7b-hf"]["config"])
+    (folder / "snapshots" / "abc" / "config.json").write_text(config)
+    environ = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:1"}
+
+    def inspected(repository: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "gateway", "experts", "inspect", repository]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, cwd=REPO)
+
+    assert "architecture: llama" in inspected("me/mine").stdout
+    assert "Connection refused" in inspected("me/other").stderr
 
 
 def test_a_dense_deepseek_layer_counts_its_whole_width() -> None:
