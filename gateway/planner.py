@@ -36,10 +36,10 @@ ROUTER_FAILURES = 3
 SWITCH_MARGIN = 0.5
 """By how much more probable than the category before a new one must be to change the expert."""
 
-SMALL_TALK_MARGIN = 0.9
-"""The same for a new category `general`: there "thanks, looks good" ends up too."""
 LEAST_TOPIC_CHARS = 20
 """A shorter text changes no topic."""
+LEAST_GENERAL_CHARS = 60
+"""The same for a new category `general`: there "hm, that is wrong, try again" ends up too."""
 
 Cache = Literal["hit", "miss", "off"]
 
@@ -345,8 +345,8 @@ def pays(decision: Decision, text: str, categories: Sequence[str], before: str) 
     """
     if decision.reason == "low_confidence" or decision.category == before:
         return False
-    if len(text) < LEAST_TOPIC_CHARS:
+    least_chars = LEAST_GENERAL_CHARS if decision.category == GENERAL else LEAST_TOPIC_CHARS
+    if len(text) < least_chars:
         return False
     held = decision.probabilities[categories.index(before)] if before in categories else 0.0
-    margin = SMALL_TALK_MARGIN if decision.category == GENERAL else SWITCH_MARGIN
-    return bool(decision.confidence - held >= margin)
+    return bool(decision.confidence - held >= SWITCH_MARGIN)
