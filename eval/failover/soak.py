@@ -180,7 +180,9 @@ async def soak(minutes: float, workers: int, progress: Progress = silent) -> dic
             quiet = environ(COE_LOG_LEVEL="WARNING")
             async with (
                 gateway(command, quiet, probe_url, folder) as pid,
-                aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session,
+                aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(limit=0, force_close=True)
+                ) as session,
             ):
                 run = _Run(target, session, ups, pid)
                 return await run.run(60 * minutes, progress)
