@@ -184,7 +184,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(text=st.sampled_from(sorted(TEXTS)), fields=FIELDS, name=st.sampled_from(["new", "a"]))
 def test_whatever_is_written_is_read_again(text: str, fields: dict[str, Any], name: str) -> None:
     before = TEXTS[text]
@@ -199,7 +199,7 @@ def test_whatever_is_written_is_read_again(text: str, fields: dict[str, Any], na
         assert getattr(now, key) == getattr(was, key)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(fields=FIELDS, removed=st.lists(st.sampled_from(["system_prompt", "max_queue"])))
 def test_whatever_is_patched_is_read_again(fields: dict[str, Any], removed: list[str]) -> None:
     for name in ("a", "b", "c"):
