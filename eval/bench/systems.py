@@ -257,9 +257,9 @@ def ours(
         command = [sys.executable, "-m", "gateway", "serve", *flags]
         pid = starter.start(name + kind, command, PYTHONPATH=_here(), **environ)
         started.append((chat(port), pid))
-    systems = [
-        System(f"{name} {kind} x{workers}", *(Target(*one, _MODELS[kind]) for one in started))
-        for kind in kinds
-    ]
-    starter.wait(systems[0])
-    return systems
+    return [starter.wait(_system(f"{name} {kind} x{workers}", kind, started)) for kind in kinds]
+
+
+def _system(name: str, kind: str, started: Sequence[tuple[str, int]]) -> System:
+    whole, streams = (Target(url, pid, _MODELS[kind]) for url, pid in started)
+    return System(name, whole, None if kind == KEPT else streams)  # kept chunks are not timed anew
