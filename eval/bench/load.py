@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,12 +114,13 @@ def run_wrk(
         check=True,
     )
     found = json.loads(done.stdout.partition("RESULT ")[2])
+    unknown = math.nan if found["requests"] == 0 else 1.0
     return Sample(
         found["requests"],
         found["duration_us"] / 1e6,
-        found["p50_us"] / 1e3,
-        found["p95_us"] / 1e3,
-        found["p99_us"] / 1e3,
+        unknown * found["p50_us"] / 1e3,
+        unknown * found["p95_us"] / 1e3,
+        unknown * found["p99_us"] / 1e3,
         found["refused"],
         found["broken"],
     )

@@ -25,7 +25,18 @@ def markdown(found: Mapping[str, Any]) -> str:
         direct_ms = next((row["p50_ms"] for row in rows if row["system"] == "direct"), None)
         parts += [_line(row, direct_ms, streams=streams) for row in rows]
         parts.append("")
+    if steps := found.get("steps_ms"):
+        parts += ["### Steps of a routed request, one at a time, median ms\n", *_steps(steps), ""]
     return "\n".join(parts)
+
+
+def _steps(by_case: Mapping[str, Mapping[str, float]]) -> list[str]:
+    names = list(dict.fromkeys(step for steps in by_case.values() for step in steps))
+    head = [f"| case | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
+    return head + [
+        f"| {case} | {' | '.join(str(steps.get(name, '')) for name in names)} |"
+        for case, steps in by_case.items()
+    ]
 
 
 def _by_case(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[Mapping[str, Any]]]:
@@ -36,6 +47,8 @@ def _by_case(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[Ma
 
 
 def _line(row: Mapping[str, Any], direct_ms: float | None, *, streams: bool) -> str:
+    if row["p50_ms"] is None:
+        return f"| {row['system']} | no answer |{' |' * 7}"
     low, high = row["p50_ms_spread"]
     p50 = f"{row['p50_ms']:.2f} ({low:.2f} to {high:.2f})"
     over = "" if direct_ms is None else f"{row['p50_ms'] - direct_ms:.2f}"
@@ -66,7 +79,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     for axis, ((case, concurrency), rows) in zip(axes[0], cases.items(), strict=True):
         one = concurrency == 1
         key, unit = ("p50_ms", "p50 in ms") if one else ("requests_per_s", "answers a second")
-        shown = [row for row in rows if row["system"] != "direct"]
+        shown = [row for row in rows if row["system"] != "direct" and row[key] is not None]
         colours = ["C1" if row["system"].startswith("coe") else "C7" for row in shown]
         axis.barh([row["system"] for row in shown], [row[key] for row in shown], color=colours)
         axis.set_xscale("log")

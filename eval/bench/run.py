@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import time
@@ -159,11 +160,11 @@ def _row(name: str, case: Case, rounds: Sequence[Round]) -> dict[str, Any]:
     samples = [one.sample for one in rounds]
 
     def median(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
+        known = [value for value in values if value is not None and not math.isnan(value)]
         return round(statistics.median(known), ROUNDED) if known else None
 
     rates = [_rate(sample) for sample in samples]
-    p50s = [sample.p50_ms for sample in samples]
+    p50s = [sample.p50_ms for sample in samples if not math.isnan(sample.p50_ms)]
     return {
         "system": name,
         "case": case.name,
@@ -171,7 +172,7 @@ def _row(name: str, case: Case, rounds: Sequence[Round]) -> dict[str, Any]:
         "p50_ms": median(p50s),
         "p95_ms": median([sample.p95_ms for sample in samples]),
         "p99_ms": median([sample.p99_ms for sample in samples]),
-        "p50_ms_spread": [round(min(p50s), ROUNDED), round(max(p50s), ROUNDED)],
+        "p50_ms_spread": [round(edge(p50s), ROUNDED) for edge in (min, max) if p50s],
         "requests_per_s": median(rates),
         "requests_per_s_spread": [round(min(rates), 1), round(max(rates), 1)],
         "cpu_s_per_1k": median([1000 * one.cpu_s / max(1, one.sample.requests) for one in rounds]),
@@ -206,5 +207,5 @@ def _ratios(taken: Mapping[tuple[str, str], Sequence[Round]]) -> dict[str, Any]:
 
 def _median_ratio(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Return the median of a / b; above 1 speaks for ours."""
-    known = [a / b for a, b in pairs if b]
+    known = [a / b for a, b in pairs if b and not math.isnan(a + b)]
     return round(statistics.median(known), 3) if known else None

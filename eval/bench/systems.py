@@ -112,7 +112,13 @@ class Starter:
         log = self._stack.enter_context(path.open("wb"))
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("COE_", "REDIS_"))}
         process = subprocess.Popen(  # noqa: S603  (commands of this package)
-            command, stdout=log, stderr=log, env={**clean, **environ}, cwd=self.folder
+            command,
+            stdout=log,
+            stderr=log,
+            env={**clean, **environ},
+            cwd=self.folder,
+            # Linux shares a busy machine out by session: one for each system, as ours has anyway
+            start_new_session=True,
         )
         self._stack.callback(_end, process)
         self._started[process.pid] = process, path
