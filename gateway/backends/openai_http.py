@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -67,12 +67,11 @@ class HttpResponse:
         while chunk:
             yield chunk
             with mapped_errors(self._expert):
-                try:
-                    async with asyncio.timeout(min(PROBE_AFTER_S, timeouts.idle)):
-                        chunk = await content.readany()
-                except TimeoutError:
+                soon = await self._chunk_within(min(PROBE_AFTER_S, timeouts.idle))
+                if soon is None:
                     async with asyncio.timeout(max(timeouts.idle - PROBE_AFTER_S, 0)):
-                        chunk = await self._after_silence()
+                        soon = await self._after_silence()
+                chunk = soon
 
     async def _after_silence(self) -> bytes:
         """Return the next chunk; gives up once nobody listens where the stream came from.
@@ -86,9 +85,19 @@ class HttpResponse:
                 raise
             except ExpertError:
                 pass  # slow, or without such a list, but there
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_AFTER_S):
-                    return await self._response.content.readany()
+            chunk = await self._chunk_within(PROBE_AFTER_S)
+            if chunk is not None:
+                return chunk
+
+    async def _chunk_within(self, wait_s: float) -> bytes | None:
+        """Return the next chunk; None when it did not come in time."""
+        try:
+            async with asyncio.timeout(wait_s) as silence:
+                return await self._response.content.readany()
+        except TimeoutError:
+            if not silence.expired():
+                raise  # the answer as a whole has taken too long
+            return None
 
     async def read(self) -> bytes:
         """See `UpstreamResponse.read`."""

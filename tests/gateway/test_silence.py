@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from gateway.backends.base import UpstreamRequest
 from gateway.backends.openai_http import PROBE_AFTER_S, OpenAIBackend
-from gateway.errors import ExpertUnavailableError
+from gateway.errors import ExpertTimeoutError, ExpertUnavailableError
 from gateway.experts import ExpertRegistry
 from tests.servers import write_experts
 
@@ -22,27 +23,35 @@ ENDED = b"4\r\nlast\r\n0\r\n\r\n"
 REQUEST = UpstreamRequest("chat/completions", b"{}", stream=True, request_id="r")
 
 
-async def read(tmp_path: Path, *, stops: bool) -> list[bytes]:
+async def read(tmp_path: Path, *, stops: bool, total_s: float = 600) -> list[bytes]:
     """Read a stream that is silent after its first chunk; the server then stops, or goes on."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if (await reader.readline()).startswith(b"GET"):
-            writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
-            return
-        writer.write(BEGUN)
-        if stops:
-            server.close()  # as uvicorn does at a stop; the connection stays open
-        await asyncio.sleep(1.5 * PROBE_AFTER_S)
-        writer.write(ENDED)
+        with closing(writer):
+            if (await reader.readline()).startswith(b"GET"):
+                writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+                return
+            writer.write(BEGUN)
+            if stops:
+                server.close()  # as uvicorn does at a stop; the connection stays open
+            await asyncio.sleep(1.5 * PROBE_AFTER_S)
+            writer.write(ENDED)
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    expert = {"name": "only", "base_url": f"http://127.0.0.1:{port}/v1"}
+    expert = {
+        "name": "only",
+        "base_url": f"http://127.0.0.1:{port}/v1",
+        "timeout_s": {"total": total_s},
+    }
     registry = ExpertRegistry.load(write_experts(tmp_path / "experts.yaml", [expert], {}))
     backend = OpenAIBackend(tmp_path, {})
     try:
         response = await backend.open(registry["only"], REQUEST)
-        return [chunk async for chunk in response.chunks()]
+        try:
+            return [chunk async for chunk in response.chunks()]
+        finally:
+            await response.aclose()
     finally:
         await backend.aclose()
         server.close()
@@ -57,3 +66,10 @@ def test_a_stream_of_a_server_that_is_gone_is_given_up_early(tmp_path: Path) -> 
 
 def test_a_pause_of_a_server_that_is_there_is_waited_out(tmp_path: Path) -> None:
     assert asyncio.run(read(tmp_path, stops=False)) == [b"first", b"last"]
+
+
+def test_a_silent_stream_ends_with_the_time_of_the_whole_answer(tmp_path: Path) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(ExpertTimeoutError):
+        asyncio.run(read(tmp_path, stops=False, total_s=1.2 * PROBE_AFTER_S))
+    assert time.monotonic() - started_s < 1.4 * PROBE_AFTER_S
