@@ -93,6 +93,13 @@ class RequestTimeoutError(InvalidRequestError):
     code = "request_timeout"
 
 
+class ClientLeftError(InvalidRequestError):
+    """The client left before its request was whole: nobody reads the answer."""
+
+    status = 499
+    code = "client_left"
+
+
 class BodyTooLargeError(InvalidRequestError):
     """The request body is over the limit."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from gateway.errors import BodyTooLargeError, RequestTimeoutError
+from gateway.errors import BodyTooLargeError, ClientLeftError, RequestTimeoutError
 from gateway.services import services_of
 
 LEAST_BYTES_PER_S = 100_000
@@ -22,6 +22,8 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
         As soon as more than `limit_bytes` are announced or have come.
     RequestTimeoutError
         When it comes too slowly.
+    ClientLeftError
+        When it ends in the middle.
     """
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > limit_bytes:
@@ -41,6 +43,8 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
         raise RequestTimeoutError(
             "The request body did not come in time (COE_CLIENT_TIMEOUT_S)."
         ) from error
+    except ClientDisconnect as error:
+        raise ClientLeftError("The client left in the middle of its request.") from error
     return b"".join(parts)
 
 

@@ -174,3 +174,14 @@ def test_no_header_can_be_forged(gateway: Gateway, model: str) -> None:
 def test_an_odd_header_of_an_expert_is_made_harmless(gateway: Gateway) -> None:
     answer = gateway.chat("odd")
     assert (answer.status_code, answer.headers["content-type"]) == (400, "text/???")
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_bug(
+    gateway: Gateway, connection: socket.socket
+) -> None:
+    request_id = uuid4().hex
+    head = f"x-request-id: {request_id}\r\ncontent-length: 100\r\n\r\n"
+    connection.sendall(REQUEST_LINE + head.encode() + b'{"model"')
+    connection.close()
+    line = gateway.logged(request_id)
+    assert (line["outcome"], line["status"]) == ("client_left", 499)
