@@ -188,13 +188,13 @@ class Pipeline:
     ) -> None:
         """Pass the answer on and read what it cost."""
         record.status = opened.response.status
-        record.first_byte_s = record.elapsed_s()
         headers = {
             "content-type": opened.response.headers.get("content-type", "application/json"),
             **decision_headers(record),
         }
         try:
             if opened.rest is not None:
+                record.first_byte_s = record.elapsed_s()
                 await sink.start(200, {**headers, **_UNBUFFERED})
                 await self._relay_stream(asked, plan, opened, record, sink)
                 return
@@ -205,7 +205,8 @@ class Pipeline:
         else:
             note_reading(record, opened.reading)
         await sink.start(record.status, {**headers, "content-length": str(len(opened.first))})
-        await sink.write(opened.first)
+        await sink.write(opened.first)  # raises where the answer cannot be translated
+        record.first_byte_s = record.elapsed_s()
 
     async def _relay_stream(
         self, asked: Translation, plan: Plan, opened: Opened, record: Record, sink: Sink

@@ -210,10 +210,18 @@ def test_a_broken_stream_ends_with_an_error(client: anthropic.Anthropic) -> None
         stream(client, script(stream=chat_stream(*DEEP)[:6], cut=True))
 
 
-def test_a_tool_call_that_is_no_json_is_a_failure(client: anthropic.Anthropic) -> None:
+def test_a_tool_call_that_is_no_json_is_a_failure(
+    client: anthropic.Anthropic, gateway: Gateway
+) -> None:
     call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"a'}}
-    with pytest.raises(anthropic.InternalServerError, match="JSON"):
+    with pytest.raises(anthropic.InternalServerError, match="JSON") as failed:
         ask(client, script(whole=chat({"tool_calls": [call]}, "tool_calls")))
+    line = gateway.logged(failed.value.response.headers["x-request-id"])
+    assert (failed.value.status_code, line["status"], line["outcome"]) == (
+        502,
+        502,
+        "expert_failed",
+    )
 
 
 def test_a_conversation_keeps_its_expert(client: anthropic.Anthropic) -> None:
