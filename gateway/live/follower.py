@@ -96,13 +96,14 @@ class Follower:
         if said.generation != before:
             try:
                 composition = await asyncio.to_thread(self._composed, said, self.composition)
-            except ConfigError as error:
-                self._failure = str(error)
+                await asyncio.to_thread(prepare, composition.registry.values())
+            except Exception as error:  # an import that fails, too: the next edit may mend it
+                is_told = isinstance(error, ConfigError)
+                self._failure = str(error) if is_told else f"{type(error).__name__}: {error}"
                 self._n_failures += 1
                 fields = {"version": said.number, "why": self._failure}
                 _log.error("experts not taken over", extra={"fields": fields})
                 return
-            await asyncio.to_thread(prepare, composition.registry.values())
             self.composition = composition
             swap(composition)
         self._failure, self.live = None, said
