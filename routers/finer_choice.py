@@ -32,7 +32,6 @@ class Routed:
     Attributes
     ----------
     router : Router
-    router : Router
     prompts : Prompts
         Embeddings are zero where there is none.
     probabilities : ndarray, shape (n_prompts, n_categories)
