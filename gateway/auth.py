@@ -58,7 +58,7 @@ def authorize_admin(request: Request, settings: Settings) -> None:
         When an admin key is set and the request does not carry it.
     PermissionDeniedError
         When none is set and the caller is not on this machine, or a page of another site has the
-        browser ask.
+        browser ask: by its Origin, or by a name of its own that leads here (DNS rebinding).
     """
     if settings.admin_key is not None:
         if not _same(sent_key(request), settings.admin_key):
@@ -67,9 +67,11 @@ def authorize_admin(request: Request, settings: Settings) -> None:
             )
         return
     nearby = request.client is not None and is_loopback(request.client.host)
-    if not nearby or _asked_by_foreign_page(request):
+    here = is_loopback(_host_of(f"//{request.headers.get('host', '')}"))
+    if not nearby or not here or _asked_by_foreign_page(request):
         raise PermissionDeniedError(
-            "/admin is open to callers on this machine only while COE_ADMIN_KEY is not set."
+            "/admin is open to callers on this machine only, by its loopback address or as "
+            "localhost, while COE_ADMIN_KEY is not set."
         )
 
 
@@ -87,16 +89,16 @@ def sent_key(request: Request) -> str:
 
 
 def _asked_by_foreign_page(request: Request) -> bool:
-    """Whether a browser asks for a page that is not of this machine, DNS rebinding included."""
+    """Whether a browser asks for a page that is not of this machine."""
     if request.headers.get("sec-fetch-site") == "cross-site":
         return True
     origin = request.headers.get("origin")
     return origin is not None and not is_loopback(_host_of(origin))
 
 
-def _host_of(origin: str) -> str:
+def _host_of(url: str) -> str:
     try:
-        return urlsplit(origin).hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:
         return ""
 

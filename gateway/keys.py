@@ -59,7 +59,7 @@ class KeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Seconds; None: it does not expire.
     """
 
-    tenant: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    tenant: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
     models: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     requests_per_min: Count | None = None
     tokens_per_min: Count | None = None

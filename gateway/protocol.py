@@ -18,7 +18,7 @@ from gateway.errors import InvalidRequestError
 CHAT, COMPLETIONS, EMBEDDINGS = "chat/completions", "completions", "embeddings"
 """Paths below ``/v1``."""
 _MAX_NAME_CHARS = 256
-_TOO_DEEP = "The request body is nested too deeply."
+TOO_DEEP = "The request body is nested too deeply."
 
 Model = Annotated[str, Meta(min_length=1, max_length=_MAX_NAME_CHARS)]
 Tokens = Annotated[int, Meta(ge=0, le=2**31)]
@@ -142,7 +142,7 @@ def decode_fields(body: bytes, decode: Callable[[bytes], Known]) -> tuple[Known,
     except msgspec.ValidationError as error:
         raise _field_error(str(error)) from error
     except RecursionError as error:
-        raise InvalidRequestError(_TOO_DEEP) from error
+        raise InvalidRequestError(TOO_DEEP) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequestError(f"The request body is not valid JSON: {error}.") from error
 
@@ -276,7 +276,7 @@ def encode_fields(fields: Mapping[str, Any]) -> bytes:
     try:
         return _encode(fields)
     except RecursionError as error:  # writing stops a little earlier than reading
-        raise InvalidRequestError(_TOO_DEEP) from error
+        raise InvalidRequestError(TOO_DEEP) from error
 
 
 def with_system_prompt(messages: list[dict[str, Any]], system_prompt: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from gateway.composition import label
 from gateway.errors import InvalidRequestError
 from gateway.experts import AUTO
 from gateway.planner import Plan
-from gateway.protocol import parse_chat_request
+from gateway.protocol import decode_fields, parse_chat_request
 from gateway.services import services_of
 from routers.base import Decision
 from routers.mapping import ExpertMapping, ScoredMapping
@@ -31,7 +31,10 @@ class _Prompt(msgspec.Struct):
 
 
 class _Wish(msgspec.Struct):
-    explain: bool = False
+    explain: bool | None = None
+
+
+_decode_wish = msgspec.json.Decoder(_Wish).decode
 
 
 @router.post("/route", openapi_extra={"requestBody": _BODY})
@@ -43,11 +46,12 @@ async def route(request: Request) -> dict[str, Any]:
     services = services_of(request)
     caller = await authenticate(request)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
+    wish, _ = decode_fields(body, _decode_wish)
     chat = parse_chat_request(_as_chat(body))
     caller.check_model(chat.model)
     plan = await services.planner.plan(chat.model, chat.messages, chat.needs, caller.tenant)
     shown = describe(plan)
-    if msgspec.json.decode(body, type=_Wish).explain and plan.reading is not None:
+    if wish.explain and plan.reading is not None:
         shown["explanation"] = await services.planner.explain(plan.reading.text)
     return shown
 

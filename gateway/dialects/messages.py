@@ -20,6 +20,7 @@ from gateway.dialects.messages_input import chat_messages, system_text
 from gateway.errors import InvalidRequestError
 from gateway.experts import Expert
 from gateway.protocol import (
+    TOO_DEEP,
     Model,
     Tokens,
     decode_fields,
@@ -123,7 +124,10 @@ class Messages:
         """
         known, fields = decode_fields(body, _decode)
         native_only: set[str] = set()
-        chat = _chat_fields(known, fields, native_only)
+        try:
+            chat = _chat_fields(known, fields, native_only)
+        except RecursionError as error:  # blocks may hold blocks
+            raise InvalidRequestError(TOO_DEEP) from error
         request = parse_chat_request(encode_fields(chat))
         return Translation(
             request,

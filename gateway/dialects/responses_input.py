@@ -40,7 +40,7 @@ class Conversation:
         if kind == "message":
             self._add_message(item, at)
         elif kind == "reasoning":
-            self._turn("content", "reasoning_content")["reasoning_content"] = _thought(item)
+            self._turn("content", "reasoning_content")["reasoning_content"] = _thought(item, at)
         elif kind == "function_call":
             function = {"name": string(item, "name", at)}
             function["arguments"] = string(item, "arguments", at)
@@ -130,9 +130,12 @@ def _joined(content: str | list[dict[str, Any]]) -> str:
     return "\n".join(part["text"] for part in content if part["type"] == "text")
 
 
-def _thought(item: Item) -> str:
+def _thought(item: Item, at: str) -> str:
     """Return what can be read of a reasoning item: its text, else its summary."""
-    parts = item.get("content") or item.get("summary") or []
+    key = "content" if item.get("content") else "summary"
+    parts = item.get(key) or []
+    if not isinstance(parts, list):
+        raise InvalidRequestError(f"'{at}.{key}' must be a list of parts.", param=f"{at}.{key}")
     texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
     return "\n".join(text for text in texts if isinstance(text, str))
 

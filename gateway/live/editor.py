@@ -137,6 +137,8 @@ class Editor:
                 await check_answers(self._backend, registry, old, "?force=true")
         except ConfigError as error:
             raise InvalidRequestError(str(error)) from error
+        except RecursionError as error:
+            raise InvalidRequestError("The edit is nested too deeply.") from error
         if terms.dry_run:
             return Edited(before, Version(before.number, text, before.written_at, "admin"))
         try:

@@ -42,7 +42,7 @@ def with_app(
 
     def client(address: str = "127.0.0.1") -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1))
-        return httpx.AsyncClient(transport=transport, base_url="http://gateway")
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
     async def run() -> None:
         async with app.router.lifespan_context(app):
@@ -126,7 +126,11 @@ def test_strangers_do_not_see_the_ledger(tmp_path: Path) -> None:
             assert refused.status_code == 403
             assert "COE_ADMIN_KEY" in refused.json()["error"]["message"]
             assert (await neighbour.get("/admin/stats")).status_code == 200
-            for page in ({"sec-fetch-site": "cross-site"}, {"origin": "http://rebound.example"}):
+            for page in (
+                {"sec-fetch-site": "cross-site"},
+                {"origin": "http://rebound.example"},
+                {"host": "rebound.example:8080"},
+            ):
                 assert (await neighbour.get("/admin/stats", headers=page)).status_code == 403
 
     with_app(tmp_path, use)

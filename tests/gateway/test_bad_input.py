@@ -147,6 +147,33 @@ def test_no_depth_of_nesting_breaks_a_virtual_expert(client: httpx.Client) -> No
     assert statuses <= {200, 400}
 
 
+NEST_OPENS = '{"type":"search_result","title":"t","source":"s","content":['
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        ("/v1/route", '"prompt":"a","explain":"yes"', "'explain': expected"),
+        ("/v1/responses", '"input":[{"type":"reasoning","summary":7}]', "'input[0].summary' must"),
+        ("/v1/responses", '"input":[{"type":"reasoning","content":7}]', "'input[0].content' must"),
+        (
+            "/v1/messages",
+            '"max_tokens":9,"messages":[{"role":"user","content":['
+            + NEST_OPENS * 400
+            + "]}" * 400
+            + "]}]",
+            "nested too deeply",
+        ),
+    ],
+)
+def test_other_surfaces_refuse_a_bad_body(
+    client: httpx.Client, path: str, fields: str, message: str
+) -> None:
+    answer = client.post(path, content=f'{{"model":"good",{fields}}}')
+    assert answer.status_code == 400
+    assert message in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -109,6 +109,7 @@ def test_the_key_alone_is_on_standard_output(gateway: Gateway) -> None:
     ("wish", "message"),
     [
         ({"tenant": "a b"}, "matching regex"),
+        ({"tenant": "a\n"}, "matching regex"),
         ({"model": ["x"]}, "unknown field `model`"),
         ({"models": ["x"]}, "'models' must be among auto, big, unsized; got 'x'"),
         ({"requests_per_min": 0}, "`int` >= 1"),

@@ -174,6 +174,10 @@ def test_a_dry_run_changes_nothing(replicas: Replicas, version: int) -> None:
     assert replicas.admin("GET", "experts/a").json()["version"] == version
 
 
+DEEP: list[Any] = []
+for _ in range(450):
+    DEEP = [DEEP]
+
 REFUSED: list[tuple[str, str, Any, str]] = [
     ("PUT", "experts/x", {}, "backend is missing"),
     ("PUT", "experts/x", {"backend": "openai", "model": "m"}, "base_url is missing"),
@@ -188,6 +192,7 @@ REFUSED: list[tuple[str, str, Any, str]] = [
     ("PUT", "mapping", {"math": ["nobody"]}, "mapping.math[0] must name an expert"),
     ("PUT", "mapping", {"maths": ["a"]}, "mapping.maths must be a category of the router"),
     ("PUT", "mapping", {"table": "t.json", "presets": {"default": 0}}, "must be a mapping that"),
+    ("PUT", "mapping", {"math": DEEP}, "nested too deeply"),
     ("PUT", "mapping", [], "The body must be a JSON object"),
     ("POST", "rollback", {}, "The body must be a JSON object"),
 ]
