@@ -106,7 +106,7 @@ def _show(found: dict[str, Any]) -> None:
     console.print(sources)
     for name, share in found.get("stability", {}).items():
         console.print(f"same category after {name}: {share:.1%}")
-    spent = ", ".join(f"{ms:.2f} ms at {n} tokens" for n, ms in found["latency_ms"].items())
+    spent = ", ".join(f"{ms:.2f} ms at {n} words" for n, ms in found["latency_ms"].items())
     console.print(f"median of one text on one core: {spent}")
 
 

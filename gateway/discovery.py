@@ -195,7 +195,9 @@ class _Server:
                 f"{url} did not answer within {timeout_s:g} s. See whether the server is up"
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise ConfigError(f"{url} cannot be asked: {error}. Correct the address") from error
+            raise ConfigError(
+                f"{url} cannot be asked: {error}. Start the server, or correct the address"
+            ) from error
         if response.status in {401, 403}:
             raise ConfigError(
                 f"{url} wants a key ({response.status}). Name its variable: --api-key-env"

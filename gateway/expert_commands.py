@@ -111,7 +111,7 @@ Examples:
 @click.option("--api-key-env", help="Name of the environment variable with the server's key.")
 @click.option("--description", help="What it is good at, in a few words.")
 @click.option("--category", "categories", multiple=True, help="Put it first in this category.")
-@click.option("--force", is_flag=True, help="Add it although its server does not answer.")
+@click.option("--force", is_flag=True, help="Add --model although its server does not answer.")
 @dry_run_option
 @json_option
 def add_expert(name: str, source: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401

@@ -58,7 +58,7 @@ def print_registry(shown: dict[str, Any]) -> None:
     """Print `list_registry` for people."""
     table = Table(box=None)
     for heading in ("expert", "backend", "model", "active B", "total B", "weights", "first for"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "expert")
     for expert in shown["experts"]:
         table.add_row(
             expert["name"],

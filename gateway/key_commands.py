@@ -96,8 +96,10 @@ def list_keys(url: str, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = ("id", "tenant", "models", "requests/min", "tokens/min", "10^9 x tokens/day")
-    table = Table(*columns, "expires", box=None)
+    table = Table(box=None)
+    limits_shown = ("requests per min", "tokens per min", "10^9 x tokens per day")
+    for heading in ("id", "tenant", "models", *limits_shown, "expires"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "id")
     for key in shown["keys"]:
         limits = ("requests_per_min", "tokens_per_min", "active_b_tokens_per_day")
         models = ", ".join(key["models"] or ["any"])

@@ -148,6 +148,12 @@ def test_list_as_json(tmp_path: Path) -> None:
     assert "resident: 8 B" in for_people
 
 
+def test_list_keeps_names_whole_in_80_columns() -> None:
+    shown = run("experts", "list", "--config", str(REPO / "experts.yaml")).output
+    names = {line.split()[0] for line in shown.splitlines() if "local" in line}
+    assert {"general", "multilingual"} <= names
+
+
 def test_check_tells_who_answers(upstream: UpstreamServer, tmp_path: Path) -> None:
     url = upstream.base_url
     experts = [{"name": "fine", "base_url": url, "model": "ok"}]

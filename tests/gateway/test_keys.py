@@ -81,7 +81,9 @@ def run(gateway: Gateway, *args: str) -> Any:
 
 
 def test_a_key_is_made_used_listed_and_revoked(gateway: Gateway, valkey: Valkey) -> None:
-    made = run(gateway, "create", "--tenant", "team-a", "--requests-per-min", "100", "--json")
+    limits = ("--requests-per-min", "100", "--tokens-per-min", "50000", "--expires-in-days", "90")
+    budget = ("--active-b-tokens-per-day", "5e6")
+    made = run(gateway, "create", "--tenant", "team-a", *limits, *budget, "--json")
     key = json.loads(made.stdout)
     assert ask(gateway, key["key"]).status_code == 200
     listed = {
@@ -89,7 +91,7 @@ def test_a_key_is_made_used_listed_and_revoked(gateway: Gateway, valkey: Valkey)
     }
     assert listed[key["id"]]["requests_per_min"] == 100
     shown = run(gateway, "list").stdout
-    assert key["id"] in shown
+    assert key["id"] in shown, "whole in 80 columns: `revoke` needs it"
     assert "team-a" in shown
     secret = key["key"].rpartition("-")[2]
     stored = cast(dict[bytes, bytes], valkey.client.hgetall(HASH))

@@ -108,7 +108,7 @@ def test_a_server_that_cannot_be_trusted_is_refused(config: Path) -> None:
         assert "must answer with a list of models" in refused(config, "add", "x", url)
         forced = done(config, "add", "x", url, "--model", "m", "--force")
     assert "not asked" in forced["notes"][0]
-    assert "cannot be asked" in refused(config, "add", "y", NOBODY_URL)
+    assert "Start the server, or" in refused(config, "add", "y", NOBODY_URL)
     lying = {"data": [{"id": "m", "max_model_len": -1}]}
     with serving(lambda *_: (200, lying)) as url:
         shown = done(config, "add", "z", url)
