@@ -36,7 +36,7 @@ check: $(VENV)/.test ## Lint, type-check, and look for known vulnerabilities
 	  --progress-spinner off 2> $(VENV)/audit.log | $(BIN)/python requirements/audit.py
 
 test: $(VENV)/.test ## Install what the tests need and run them
-	$(BIN)/pytest -m "not finetune and not vllm and not litellm" --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/pytest -n 3 --dist loadfile -m "not finetune and not vllm and not litellm" --cov --cov-report=term:skip-covered --cov-fail-under=95
 
 test-edits: $(VENV)/.test ## Make 200 edits in two minutes on three replicas under load
 	$(BIN)/python -m tests.gateway.live.edits_under_load

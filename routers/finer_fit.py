@@ -17,7 +17,7 @@ from routers.estimate import expected_scores, one_hot
 from routers.extras import import_extra
 from routers.finer import FinerMap, Forest, Prompts, SoftTable, tree_features
 
-_N_TREES = 100
+_N_TREES = 200
 _N_DIRECTIONS = 40
 """Principal directions of the embeddings that the trees may part along."""
 _SMALLEST_LEAF = 20
