@@ -88,6 +88,7 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
                 await task
         await services.ledger.store()
         await services.backend.aclose()
+        await services.limits.aclose()
         await services.cache.aclose()
         await services.editor.aclose()
         executor.shutdown()

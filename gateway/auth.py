@@ -85,7 +85,8 @@ def sent_key(request: Request) -> str:
     bearer = request.headers.get("authorization")
     if bearer is None:
         return request.headers.get("x-api-key", "")
-    return bearer.removeprefix("Bearer ")
+    scheme, _, key = bearer.partition(" ")
+    return key if scheme.lower() == "bearer" else bearer
 
 
 def _asked_by_foreign_page(request: Request) -> bool:

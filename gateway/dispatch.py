@@ -170,8 +170,11 @@ class Dispatcher:
                 await response.aclose()
                 raise
         except ExpertError as error:
-            if isinstance(error, ExpertBusyError) and error.asked_s is None:
-                guard.breaker.abandoned(probe=probe)  # busy is not broken
+            is_busy = isinstance(error, ExpertBusyError) and error.asked_s is None
+            # an expert that answers chats need not serve completions or embeddings
+            is_elsewhere = isinstance(error, ExpertMisusedError) and request.path != CHAT
+            if is_busy or is_elsewhere:
+                guard.breaker.abandoned(probe=probe)  # that is not broken
             else:
                 guard.breaker.failed(probe=probe, asked_s=error.asked_s)
             guard.leave()
@@ -241,7 +244,7 @@ def refuse_failure(expert: Expert, response: UpstreamResponse) -> None:
         raise ExpertMisusedError(
             f"Expert {name!r} refused the gateway's key ({status}): see its api_key_env."
         )
-    if status == 404 or status < 400:
+    if status in {404, 501} or status < 400:
         raise ExpertMisusedError(
             f"Expert {name!r} answered {status}: see its base_url and its model."
         )

@@ -94,6 +94,10 @@ class Limits:
             self._writing.add(task)
             task.add_done_callback(self._writing.discard)
 
+    async def aclose(self) -> None:
+        """Wait until what was charged is counted."""
+        await asyncio.gather(*self._writing)
+
     async def _count(
         self, key_id: str, amounts: Mapping[str, float], timeout_s: float | None = None
     ) -> Mapping[str, float]:

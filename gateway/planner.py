@@ -15,7 +15,7 @@ from gateway.background import by_size, is_background
 from gateway.cache.choices import Choice, ChoiceCache, choice_key
 from gateway.cache.sessions import Session, Sessions
 from gateway.composition import Composition
-from gateway.errors import ModelNotFoundError
+from gateway.errors import InvalidRequestError, ModelNotFoundError
 from gateway.experts import Expert
 from gateway.explore import explored
 from gateway.guard import Breaker
@@ -206,10 +206,16 @@ class Planner:
         ModelNotFoundError
             When `model` is neither ``auto`` nor an expert.
         InvalidRequestError
-            When no expert has them.
+            When the expert that is named, or every expert, is without them.
         """
         registry = self.composition.registry
         if model in registry:
+            if "embeddings" not in registry[model].capabilities:
+                raise InvalidRequestError(
+                    f"'model' must be an expert with the capability embeddings; {model!r} is none. "
+                    "Name another, or list it under the expert's capabilities in experts.yaml.",
+                    param="model",
+                )
             return Plan((registry[model],), None, None, None, "off", 0.0)
         if model not in self.composition.routes:
             raise self._not_found(model)

@@ -101,7 +101,8 @@ class ExpertConfig(_Strict):
     api_key_env: str | None = Field(
         None,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Name of the environment variable that holds the key; null = no key.",
+        description="Name of the environment variable that holds the key; null = no key. The "
+        "gateway's own, COE_* and REDIS_URL, are never sent to an expert.",
     )
     active_params_b: Billions | None = Field(
         None, description="10^9 parameters used per token; null = unknown, reported as such."
@@ -163,6 +164,13 @@ class ExpertConfig(_Strict):
         if self.explore_share and not self.description.strip():
             raise ValueError("must have a description: explore_share goes by it. Write one")
         return self
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _is_not_our_own(cls, value: str | None) -> str | None:
+        if value is not None and (value.upper().startswith("COE_") or value.upper() == "REDIS_URL"):
+            raise ValueError("must not be a variable of the gateway itself, COE_* or REDIS_URL")
+        return value
 
     @field_validator("base_url")
     @classmethod

@@ -62,7 +62,7 @@ def stand_ins(upstream: UpstreamServer) -> list[dict[str, Any]]:
         {"name": "s401", "model": "status-401", "api_key_env": "STAND_IN_KEY"},
         {"name": "s404", "model": "status-404"},
         {"name": "s429", "model": "status-429"},
-        {"name": "s500", "model": "status-500", "capabilities": ["json_schema"]},
+        {"name": "s500", "model": "status-500", "capabilities": ["json_schema", "embeddings"]},
         {"name": "s503", "model": "status-503", "capabilities": ["json_schema"]},
         {"name": "resets", "model": "reset"},
         {"name": "refuses", "base_url": NOBODY_URL},

@@ -182,6 +182,11 @@ FAULTS = [
     ),
     (
         "    weights: w",
+        "    api_key_env: COE_ADMIN_KEY",
+        "experts.yaml:9: experts[0].api_key_env must not be a variable of the gateway itself",
+    ),
+    (
+        "    weights: w",
         "    capabilities: [tool]",
         "experts.yaml:9: experts[0].capabilities[0] must be 'tools', 'json_schema', 'vision', "
         "'audio', 'embeddings', 'messages' or 'responses'; got 'tool'",

@@ -39,6 +39,7 @@ def gateway(
         {"name": "stalled", "active_params_b": 2, "timeout_s": {"idle": 0.3}, **url},
         {"name": "flaps", "model": "flap-2", **url},
         {"name": "broken", "model": "status-500", "max_retries": 0, **url},
+        {"name": "elsewhere", "model": "status-404", **url},
         {"name": "narrow", "model": "endless", "max_concurrency": 1, "max_queue": 0, **url},
     ]
     mapping = {
@@ -194,6 +195,16 @@ def test_a_lone_expert_that_keeps_failing_is_left_alone(
     assert "left alone" in answers[-1].json()["error"]["message"]
     seen = [upstream.seen(answer.headers["x-request-id"]) for answer in answers]
     assert [len(calls) for calls in seen] == [1, 0, 0, 0, 0]
+
+
+def test_an_expert_without_an_endpoint_is_asked_on(
+    gateway: Gateway, upstream: UpstreamServer
+) -> None:
+    body = {"model": "elsewhere", "prompt": "x"}
+    answers = [gateway.post("/v1/completions", json=body) for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [502] * 5
+    seen = [upstream.seen(answer.headers["x-request-id"]) for answer in answers]
+    assert [len(calls) for calls in seen] == [1] * 5
 
 
 def test_a_full_expert_refuses_at_once(gateway: Gateway) -> None:

@@ -26,6 +26,13 @@ REQUEST = UpstreamRequest("chat/completions", b"{}", stream=True, request_id="r"
 async def read(tmp_path: Path, *, stops: bool, total_s: float = 600) -> list[bytes]:
     """Read a stream that is silent after its first chunk; the server then stops, or goes on."""
 
+    writers = []
+    answering = []
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        answering.append(asyncio.ensure_future(answer(reader, writer)))
+
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with closing(writer):
             if (await reader.readline()).startswith(b"GET"):
@@ -37,7 +44,7 @@ async def read(tmp_path: Path, *, stops: bool, total_s: float = 600) -> list[byt
             await asyncio.sleep(1.5 * PROBE_AFTER_S)
             writer.write(ENDED)
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     expert = {
         "name": "only",
@@ -55,6 +62,9 @@ async def read(tmp_path: Path, *, stops: bool, total_s: float = 600) -> list[byt
     finally:
         await backend.aclose()
         server.close()
+        for writer in writers:  # one whose task never began, too
+            writer.close()
+            await writer.wait_closed()
 
 
 def test_a_stream_of_a_server_that_is_gone_is_given_up_early(tmp_path: Path) -> None:

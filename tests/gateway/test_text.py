@@ -108,6 +108,7 @@ def test_nobody_takes_over_embeddings(gateway: Gateway) -> None:
         ("embeddings", {"model": "vectors", "input": []}, 400, "input"),
         ("embeddings", {"model": "vectors", "input": {"a": 1}}, 400, "input"),
         ("embeddings", {"model": "nobody", "input": "a"}, 404, "model"),
+        ("embeddings", {"model": "good", "input": "a"}, 400, "model"),
     ],
 )
 def test_a_bad_body_is_refused_and_the_field_is_named(

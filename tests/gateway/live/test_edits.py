@@ -170,7 +170,8 @@ def test_what_is_no_experts_file_is_not_edited() -> None:
         put_expert("version: 1", "x", {})
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+# ruamel.yaml takes NEL for the end of a line: an edit that holds it is refused
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x85"), max_size=40)
 FIELDS = st.fixed_dictionaries(
     {"backend": st.just("openai"), "base_url": st.just("http://x/v1"), "model": TEXT.filter(bool)},
     optional={
@@ -184,7 +185,7 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(text=st.sampled_from(sorted(TEXTS)), fields=FIELDS, name=st.sampled_from(["new", "a"]))
 def test_whatever_is_written_is_read_again(text: str, fields: dict[str, Any], name: str) -> None:
     before = TEXTS[text]
