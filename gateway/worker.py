@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import socket
 import sys
 from functools import partial
@@ -20,6 +21,8 @@ def main() -> None:
 
     settings = load_settings()
     listener = socket.socket(fileno=int(sys.argv[1]))
+    # uvicorn raises the signal that ended it once more: the last log lines must still be written
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with json_logging(settings.log_level):
         try:
             from gateway.app import create_app

@@ -97,7 +97,7 @@ def test_stability_is_a_share_for_every_change(folder: Path, data: Path) -> None
 
 def test_people_get_tables(folder: Path, data: Path) -> None:
     shown = run(folder, data).stdout
-    for word in ("accuracy", "95% interval", "toy_coding", "physics", "ms at 500 tokens"):
+    for word in ("accuracy", "95% interval", "toy_coding", "physics", "ms at 20 words"):
         assert word in shown
 
 

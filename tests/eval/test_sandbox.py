@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from eval.sandbox import isolated, passes
+from tests.servers import wait_for
 
 
 def outcome(source: str, timeout_s: int = 10) -> bool:
@@ -61,7 +62,7 @@ def test_an_endless_program_is_ended_with_all_that_it_started() -> None:
     )
     assert not outcome(source, 2)
     assert time.monotonic() - started_s < 20
-    assert not [one for one in psutil.process_iter() if name in " ".join(_command(one))]
+    wait_for(lambda: not [p for p in psutil.process_iter() if name in " ".join(_command(p))])
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -93,17 +93,19 @@ def test_a_head_that_drips_ends_the_connection(
 def test_a_connection_may_rest_between_requests(connection: socket.socket) -> None:
     for _ in range(3):
         connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65_536)
+        assert answer.startswith(b"HTTP/1.1 200")
         time.sleep(0.6 * TIMEOUT_S)
 
 
 @pytest.mark.parametrize("length", [b"content-length: 50\r\n", b"transfer-encoding: chunked\r\n"])
 def test_a_body_that_does_not_come_is_refused(connection: socket.socket, length: bytes) -> None:
     connection.sendall(REQUEST_LINE + length + b"\r\n")
-    answer = connection.recv(65_536)
+    answer = rest(connection)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert body_of(answer)["code"] == "request_timeout"
-    assert rest(connection) == b""
 
 
 def test_a_client_that_does_not_read_is_left(
