@@ -82,7 +82,8 @@ def estimate(
 
     References
     ----------
-    Morris, Parametric Empirical Bayes Inference, doi:10.1080/01621459.1983.10477920.
+    Morris, Parametric Empirical Bayes Inference, doi:10.1080/01621459.1983.10477920. The standard
+    errors: Agresti and Coull, doi:10.1080/00031305.1998.10480550.
     """
     known = ~np.isnan(scores)
     filled = np.where(known, scores, 0.0)
@@ -99,7 +100,9 @@ def estimate(
         np.divide(prior_prompts, counts + prior_prompts, out=pull, where=counts > 0)
     expected = np.clip(pull * prior + (1.0 - pull) * means, 0.0, 1.0)
     backing = np.minimum(counts + prior_prompts, counts.sum(axis=0))
-    std_error = np.sqrt(np.maximum(expected * (1.0 - expected), 1e-4) / np.maximum(backing, 1.0))
+    # two wins and two losses more: a few prompts that all went one way do not make it certain
+    centre = (expected * backing + 2.0) / (backing + 4.0)
+    std_error = np.sqrt(centre * (1.0 - centre) / (backing + 4.0))
     n_prompts = members.sum(axis=0)
     return Estimate(
         tuple(categories), tuple(experts), expected, std_error, n_prompts, prior_prompts

@@ -64,6 +64,12 @@ def test_memberships_may_be_probabilities() -> None:
     np.testing.assert_allclose(found.expected_score, [[0.75, 0.25], [0.25, 0.75]])
 
 
+def test_few_prompts_that_went_one_way_are_not_certain() -> None:
+    found = estimate(np.ones((2, 1)), np.ones((2, 1)), ("x",), ("a",), prior_prompts=0)
+    centre = (2 + 2) / (2 + 4)
+    np.testing.assert_allclose(found.std_error, [[(centre * (1 - centre) / 6) ** 0.5]])
+
+
 @given(
     scores=st.lists(
         st.tuples(*[st.one_of(st.floats(0, 1), st.just(float("nan")))] * 3), min_size=1, max_size=12
