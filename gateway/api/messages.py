@@ -64,5 +64,5 @@ async def _counted(services: Services, expert: Expert, sent: UpstreamRequest) ->
         return (
             None if response.status != 200 else msgspec.json.decode(body, type=_Count).input_tokens
         )
-    except (ExpertError, msgspec.DecodeError):
+    except (ExpertError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None

@@ -59,6 +59,10 @@ _ECHOED: dict[str, Any] = {
 """Fields of a request that its response repeats, and what stands there when it has none."""
 
 
+_DEEPER = 100
+"""How many levels deeper an answer is written than its request is read: events, callers."""
+
+
 class _Format(msgspec.Struct):
     type: str = "text"
     name: str | None = None
@@ -135,10 +139,12 @@ class ResponsesDialect:
             )
         chat = _chat_fields(known, fields, conversation.messages, native_only)
         request = parse_chat_request(encode_fields(chat))
+        draft = _draft(fields)
+        _check_depth(draft)
         return Translation(
             request,
             Native(PATH, "responses", partial(_native_body, fields, known, items)),
-            partial(self._answer_to, tenant, _draft(fields), known, asked, turns),
+            partial(self._answer_to, tenant, draft, known, asked, turns),
             tuple(sorted(native_only)),
         )
 
@@ -211,6 +217,14 @@ def _draft(fields: Mapping[str, Raw]) -> Draft:
         **_ECHOED,
         **given,
     }
+
+
+def _check_depth(draft: Draft) -> None:
+    """Raise `InvalidRequestError` when what is repeated is nested too deeply for an answer."""
+    deeper: Any = draft
+    for _ in range(_DEEPER):
+        deeper = [deeper]
+    encode_fields({"event": deeper})
 
 
 def _chat_fields(

@@ -209,6 +209,20 @@ class NothingStored:
     """A store that is never asked."""
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_could_not_be_echoed_is_refused(gateway: Gateway, stream: bool) -> None:
+    seen = set()
+    for depth in range(700, 1000, 10):
+        metadata = '{"a":' * depth + "1" + "}" * depth
+        whole = f'{{"model": "good", "input": "Hello", "metadata": {metadata}'
+        body = f'{whole}, "stream": {json.dumps(stream)}}}'
+        answer = gateway.post("/v1/responses", content=body)
+        seen.add(answer.status_code)
+        assert answer.status_code in {200, 400}
+        assert '"type":"error"' not in answer.text
+    assert seen == {200, 400}
+
+
 @settings(max_examples=100)
 @given(BODIES)
 def test_any_body_is_translated_or_refused(body: dict[str, Any]) -> None:
