@@ -120,7 +120,7 @@ class Caller:
 
     def check_model(self, model: str) -> None:
         """Raise `PermissionDeniedError` when the key does not allow `model`."""
-        if self.key is not None and self.key.models is not None and model not in self.key.models:
+        if self.key is not None and self.key.models is not None and not self.may_use(model):
             allowed = ", ".join(self.key.models)
             raise PermissionDeniedError(
                 f"This API key may use the models {allowed}; got {model[:80]!r}.", param="model"

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 
 from gateway.api.body import read_body
 from gateway.auth import authorize_admin
@@ -38,8 +38,18 @@ _BODY = {
         "required": True,
     }
 }
-IfMatch = Annotated[str | None, Header()]
-Flag = Annotated[bool, Query()]
+
+
+def asked_terms(
+    if_match: Annotated[str | None, Header()] = None,
+    dry_run: Annotated[bool, Query()] = False,
+    force: Annotated[bool, Query()] = False,
+) -> Terms:
+    """Return under which terms a request edits."""
+    return Terms(if_match, dry_run, force)
+
+
+Asked = Annotated[Terms, Depends(asked_terms)]
 
 
 @router.get("/experts")
@@ -61,16 +71,13 @@ async def replace_expert(
     request: Request,
     response: Response,
     name: str,
-    if_match: IfMatch = None,
-    dry_run: Flag = False,
-    force: Flag = False,
+    terms: Asked,
 ) -> dict[str, Any]:
     """Add an expert, or replace all keys of one."""
     editor = _editor(request)
     fields = await _read_body(request, dict[str, Any])
     if fields.pop("name", name) != name:
         raise InvalidRequestError("'name' must be the one in the path.", param="name")
-    terms = Terms(if_match, dry_run, force)
     edited = await editor.edit(lambda text: put_expert(text, name, fields), terms)
     return _told(edited, terms, response, expert=_found(edited.after.text, name))
 
@@ -80,9 +87,7 @@ async def change_expert(
     request: Request,
     response: Response,
     name: str,
-    if_match: IfMatch = None,
-    dry_run: Flag = False,
-    force: Flag = False,
+    terms: Asked,
 ) -> dict[str, Any]:
     """Change keys of an expert by a JSON merge patch (RFC 7396): null takes a key out."""
     editor = _editor(request)
@@ -90,7 +95,6 @@ async def change_expert(
     if patch.pop("name", name) != name:
         raise InvalidRequestError("'name' must be the one in the path.", param="name")
     _found((await editor.current()).text, name)
-    terms = Terms(if_match, dry_run, force)
     edited = await editor.edit(lambda text: merge_patched(text, name, patch), terms)
     return _told(edited, terms, response, expert=_found(edited.after.text, name))
 
@@ -100,15 +104,12 @@ async def delete_expert(
     request: Request,
     response: Response,
     name: str,
-    if_match: IfMatch = None,
-    dry_run: Flag = False,
-    force: Flag = False,
+    terms: Asked,
 ) -> dict[str, Any]:
     """Remove an expert; forced, also one that the mapping or `general` names."""
     editor = _editor(request)
     _found((await editor.current()).text, name)
-    terms = Terms(if_match, dry_run, force)
-    edited = await editor.edit(lambda text: without_expert(text, name, force=force), terms)
+    edited = await editor.edit(lambda text: without_expert(text, name, force=terms.force), terms)
     return _told(edited, terms, response)
 
 
@@ -123,14 +124,11 @@ async def show_mapping(request: Request, response: Response) -> dict[str, Any]:
 async def replace_mapping(
     request: Request,
     response: Response,
-    if_match: IfMatch = None,
-    dry_run: Flag = False,
-    force: Flag = False,
+    terms: Asked,
 ) -> dict[str, Any]:
     """Replace the mapping."""
     editor = _editor(request)
     mapping = await _read_body(request, dict[str, Any])
-    terms = Terms(if_match, dry_run, force)
     edited = await editor.edit(lambda text: set_mapping(text, mapping), terms)
     return _told(edited, terms, response, mapping=shown_mapping(edited.after.text))
 
@@ -160,14 +158,11 @@ class _Back(msgspec.Struct):
 async def roll_back(
     request: Request,
     response: Response,
-    if_match: IfMatch = None,
-    dry_run: Flag = False,
-    force: Flag = False,
+    terms: Asked,
 ) -> dict[str, Any]:
     """Make an earlier version, ``{"version": N}``, the newest one again."""
     editor = _editor(request)
     wanted = await _read_body(request, _Back)
-    terms = Terms(if_match, dry_run, force)
     return _told(await editor.roll_back(wanted.version, terms), terms, response)
 
 

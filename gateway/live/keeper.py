@@ -248,9 +248,13 @@ class Keeper:
         self._supervisor.start(new)
         names = {spec.name for spec in new}
         experts = [e for e in registry.local_weights.values() if process_of(e) in names]
+        waiting = [asyncio.create_task(self._wait_until_up(expert)) for expert in experts]
         try:
-            await asyncio.gather(*(self._wait_until_up(expert) for expert in experts))
+            await asyncio.gather(*waiting)
         except ConfigError:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
             for name in names:
                 await self._supervisor.stop(name)
             raise
@@ -267,7 +271,8 @@ class Keeper:
             state = self._supervisor.state(process_of(expert))
             if state.startswith("restarting") or time.monotonic() > deadline_s:
                 raise ConfigError(f"expert {expert.name!r} does not start: {state}")
-            if glance(self._path, self._registry).text not in {None, self._disk_text}:
+            seen = await asyncio.to_thread(glance, self._path, self._registry)
+            if seen.text not in {None, self._disk_text}:
                 raise ConfigError("overtaken by another edit before its local experts were up")
 
     def _retire(self, specs: Sequence[ChildSpec]) -> None:
