@@ -6,8 +6,9 @@ started is killed, and, where Linux lets us (``unshare``), namespaces in which i
 sees no other process of ours to signal.
 
 What does not: it runs as the same user and may read what that user may read; where namespaces are
-refused it has the network; and none of this stops a hole in the kernel. Against code that means
-harm, run the command in a container or a virtual machine.
+refused it has the network; none of this stops a hole in the kernel; and a program that knows this
+file can pass by ending with the exit code below. Against code that means harm, run the command in a
+container or a virtual machine.
 """
 
 from __future__ import annotations

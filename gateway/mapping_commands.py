@@ -109,7 +109,7 @@ def _shown(solved: SolvedMap) -> dict[str, Any]:
     return {
         "objective": solved.objective,
         "kept": solved.mapping.experts,
-        "resident_params_b": solved.resident_params_b,
+        "resident_params_b": round(solved.resident_params_b, 6),
         "price_of": solved.mapping.price_of,
         "finer": solved.mapping.finer is not None,
         "presets": {preset: solved.mapping.plain(preset) for preset in solved.mapping.presets},
