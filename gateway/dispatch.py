@@ -223,7 +223,7 @@ def retry_wait_s(error: ExpertError, round_: int) -> float | None:
     asked_s = error.retry_after_s or 0.0
     if asked_s > MOST_WAIT_S:
         return None
-    backoff_s = FIRST_BACKOFF_S * 2**round_
+    backoff_s = min(FIRST_BACKOFF_S * 2**round_, MOST_WAIT_S)
     return max(asked_s, random.uniform(0, backoff_s))  # noqa: S311  (not a secret)
 
 

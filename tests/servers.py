@@ -68,10 +68,23 @@ class Gateway:
         """Return the child with `word` in its command line."""
         return next(child for child in self.children() if word in " ".join(child.cmdline()))
 
+    def log(self) -> str:
+        """Return the whole lines that were written: a worker keeps a line for a moment first."""
+        written = self.log_path.read_text()
+        return written[: written.rfind("\n") + 1]
+
+    def wait_for_log(self, text: str) -> None:
+        """Wait until the log holds `text`."""
+        wait_for(lambda: text in self.log())
+
+    def settled_log(self) -> str:
+        """Return the log when all that its only worker had to say before is in it."""
+        self.logged(self.chat("there is no such model").headers["x-request-id"])
+        return self.log()
+
     def requests_logged(self) -> list[dict[str, Any]]:
         """Return the structured lines of requests in the log."""
-        lines = self.log_path.read_text().splitlines()
-        entries = [json.loads(line) for line in lines if line.startswith("{")]
+        entries = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
         return [entry for entry in entries if entry["message"] == "request"]
 
     def logged(self, request_id: str) -> dict[str, Any]:

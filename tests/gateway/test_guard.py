@@ -111,11 +111,11 @@ def test_waiting_longer_than_is_bearable_or_after_a_timeout_is_left_to_the_clien
     assert retry_wait_s(ExpertTimeoutError("x"), 0) is None
 
 
-@given(st.floats(0, MOST_WAIT_S), st.integers(0, 5))
-def test_a_retry_never_comes_sooner_than_asked(asked_s: float, round_: int) -> None:
+@given(st.floats(0, MOST_WAIT_S), st.integers(0, 20))
+def test_a_retry_comes_no_sooner_than_asked_and_not_late(asked_s: float, round_: int) -> None:
     wait_s = retry_wait_s(ExpertUnavailableError("x", retry_after_s=asked_s), round_)
     assert wait_s is not None
-    assert wait_s >= asked_s
+    assert asked_s <= wait_s <= MOST_WAIT_S
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_a_client_that_leaves_ends_the_call(gateway: Gateway) -> None:
 @needs_litellm
 def test_the_log_holds_no_key_and_no_prompt(gateway: Gateway) -> None:
     gateway.chat("s500", "a very private prompt")
-    log = gateway.log_path.read_text()
+    log = gateway.settled_log()
     assert "provider-key" not in log
     assert "private prompt" not in log
     assert "cost map" not in log

@@ -65,7 +65,7 @@ def test_the_trained_router_answers_when_the_expert_does_not(gateway: Gateway) -
     assert "default@" in headers["x-coe-router"]
     assert 7 < float(headers["x-coe-active-params-b"]) < 8
     assert "coe_router_failures_total" in gateway.get("/metrics").text
-    assert "expert 'judge' answered 500 to the LLM router" in gateway.log_path.read_text()
+    gateway.wait_for_log("expert 'judge' answered 500 to the LLM router")
 
 
 def test_keywords_go_before_both(gateway: Gateway) -> None:

@@ -24,7 +24,7 @@ def test_the_steps_of_a_request_are_timed_where_asked(gateway: Gateway) -> None:
     spent_ms = sum(float(ms) for ms in re.findall(r"dur=([\d.]+)", timing))
     assert 0 < spent_ms <= 1000 * answer.elapsed.total_seconds()
     request_id = answer.headers["x-request-id"]
-    wait_for(lambda: re.search(f'"timing".*{request_id}.*"account"', gateway.log_path.read_text()))
+    wait_for(lambda: re.search(f'"timing".*{request_id}.*"account"', gateway.log()))
     assert "server-timing" not in gateway.chat("auto").headers
 
 

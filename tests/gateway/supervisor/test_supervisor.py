@@ -97,7 +97,7 @@ def test_while_a_model_is_down_its_requests_wait_or_fail_in_openai_form(gateway:
     assert gateway.get("/healthz").status_code == 200
     wait_for(lambda: gateway.chat("general", max_tokens=1).status_code == 200, 10)
     assert gateway.get("/readyz").status_code == 200
-    assert "restarting: killed by signal 9 (SIGKILL)" in gateway.log_path.read_text()
+    gateway.wait_for_log("restarting: killed by signal 9 (SIGKILL)")
 
 
 def test_without_its_cache_the_gateway_goes_on_and_starts_another(gateway: Gateway) -> None:
