@@ -56,7 +56,8 @@ class Record:
     active_params_b, expert_active_params_b : float or None
         With and without the router; None when the expert's size is unknown.
     usage : {"reported", "estimated", "none"}
-        Where the token counts come from: the expert, the number of chunks streamed, or nowhere.
+        Where the token counts come from: the expert, the length of the prompt and the number of
+        chunks streamed, or nowhere.
     outcome : str
         ``ok``, ``client_left``, ``cut``, ``rejected_by_expert`` or the code of an error.
     attempts : list of str

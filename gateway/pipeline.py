@@ -15,12 +15,13 @@ from gateway.cache.answers import AnswerCache, Recording
 from gateway.cache.sessions import session_keys
 from gateway.composition import label
 from gateway.dialects.base import Dialect, Sink, Translation
+from gateway.dialects.tokens import estimate_tokens
 from gateway.dispatch import Dispatcher, Opened
 from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError, InvalidRequestError
 from gateway.experts import Expert
 from gateway.keys import Caller
 from gateway.planner import Plan, Planner
-from gateway.protocol import CHAT, EMBEDDINGS, upstream_body
+from gateway.protocol import CHAT, EMBEDDINGS, ChatRequest, upstream_body
 from gateway.relay import Reading, StreamRelay
 from gateway.relay_native import NativeRelay
 from gateway.rescue import continued, successors
@@ -203,7 +204,7 @@ class Pipeline:
         if opened.reading is None:
             record.outcome = "rejected_by_expert"
         else:
-            note_reading(record, opened.reading)
+            note_reading(record, opened.reading, asked.request)
         await sink.start(record.status, {**headers, "content-length": str(len(opened.first))})
         await sink.write(opened.first)  # raises where the answer cannot be translated
         record.first_byte_s = record.elapsed_s()
@@ -241,7 +242,7 @@ class Pipeline:
                 await sink.write(missing)
         finally:
             await opened.aclose()
-            note_reading(record, relay.reading)
+            note_reading(record, relay.reading, asked.request)
 
     async def _rescue(
         self,
@@ -353,14 +354,17 @@ def note_plan(record: Record, plan: Plan) -> None:
         record.router = label(plan.router)
 
 
-def note_reading(record: Record, reading: Reading) -> None:
-    """Write what was read of the answer into the record."""
+def note_reading(record: Record, reading: Reading, request: ChatRequest) -> None:
+    """Write what was read of the answer into the record; of a stream, what was not is estimated."""
     record.finish_reason = reading.finish_reason
     if reading.usage is not None:
         record.prompt_tokens = reading.usage.prompt_tokens
         record.completion_tokens = reading.usage.completion_tokens
         record.usage = "reported"
+        if reading.finish_reason is None:  # counted before its end
+            record.completion_tokens = max(record.completion_tokens, reading.chunks)
     elif reading.chunks:
+        record.prompt_tokens = estimate_tokens(request)
         record.completion_tokens = reading.chunks
         record.usage = "estimated"
 

@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from gateway.errors import ExpertError
 from gateway.sse import EventSplitter, data_event, event_data
-
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-
-
-class Usage(msgspec.Struct, frozen=True):
-    """Tokens of an answer, as its expert counted them."""
-
-    prompt_tokens: Count = 0
-    completion_tokens: Count = 0
+from gateway.usage import Usage, read_usage
 
 
 class _Delta(msgspec.Struct):
@@ -31,7 +23,7 @@ class _Delta(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    index: int = 0
+    index: int | None = None
     finish_reason: str | None = None
     delta: _Delta | None = None
     text: str | None = None
@@ -41,7 +33,7 @@ class _Answer(msgspec.Struct):
     """The fields read of a whole answer or of a chunk; the rest is skipped, not decoded."""
 
     id: Any = None
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: Raw = Raw(b"null")
     error: Any = None
     data: Raw = Raw(b"null")
@@ -87,7 +79,7 @@ def read_body(body: bytes) -> Reading:
         raise ExpertError("The expert's answer holds no choices.")
     reasons = [choice.finish_reason for choice in answer.choices]
     odd = (reason for reason in reasons if reason != "stop")
-    return Reading(_read_usage(answer), next(odd, "stop"))
+    return Reading(read_usage(answer.usage), next(odd, "stop"))
 
 
 def read_embeddings(body: bytes) -> Reading:
@@ -95,7 +87,7 @@ def read_embeddings(body: bytes) -> Reading:
     answer = _whole(body)
     if answer.error is not None or bytes(answer.data) in _NONE:
         raise ExpertError("The expert's answer holds no embeddings.")
-    return Reading(_read_usage(answer))
+    return Reading(read_usage(answer.usage))
 
 
 def _whole(body: bytes) -> _Answer:
@@ -103,14 +95,6 @@ def _whole(body: bytes) -> _Answer:
         return _decode_answer(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExpertError(f"The expert's answer is not a valid completion: {error}.") from error
-
-
-def _read_usage(answer: _Answer) -> Usage | None:
-    """Return the usage of an answer; None for counts that cannot be."""
-    try:
-        return msgspec.json.decode(answer.usage, type=Usage | None)
-    except msgspec.DecodeError:
-        return None
 
 
 class StreamRelay:
@@ -225,7 +209,7 @@ class StreamRelay:
 
     def _usage_of(self, answer: _Answer) -> Usage | None:
         """Return the usage of the whole answer; its prompt is the one of the last expert."""
-        usage = _read_usage(answer)
+        usage = read_usage(answer.usage)
         if usage is None:
             return None
         return Usage(usage.prompt_tokens, usage.completion_tokens + self._earlier_tokens)
@@ -233,19 +217,20 @@ class StreamRelay:
     def _note_chunk(self, answer: _Answer, usage: Usage | None) -> None:
         self._id = self._id or answer.id
         self.reading.usage = usage or self.reading.usage
-        for choice in answer.choices:
-            self._note_finish(choice)
+        for choice in answer.choices or ():
+            index = choice.index or 0
+            self._note_finish(index, choice.finish_reason)
             if choice.delta is not None:
-                self._read_delta(choice.index, choice.delta)
+                self._read_delta(index, choice.delta)
             elif choice.text is not None:  # of a text completion
-                self._read_delta(choice.index, _Delta(choice.text))
+                self._read_delta(index, _Delta(choice.text))
 
-    def _note_finish(self, choice: _Choice) -> None:
-        self._begun.add(choice.index)
-        if choice.finish_reason is not None:
-            self._finished.add(choice.index)
+    def _note_finish(self, index: int, reason: str | None) -> None:
+        self._begun.add(index)
+        if reason is not None:
+            self._finished.add(index)
             if self.reading.finish_reason in {None, "stop"}:
-                self.reading.finish_reason = choice.finish_reason
+                self.reading.finish_reason = reason
 
     def _read_delta(self, index: int, delta: _Delta) -> None:
         calls = {bytes(delta.tool_calls), bytes(delta.function_call)} - _NONE

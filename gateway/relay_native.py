@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from gateway.errors import ExpertError
-from gateway.relay import Count, Reading, Usage
+from gateway.relay import Reading
 from gateway.sse import EventSplitter, event_data
+from gateway.usage import Count, Usage
 
 _ENDS = {"message_stop", "response.completed", "response.incomplete"}
 _FAILURES = {"error", "response.failed"}
@@ -32,7 +34,7 @@ class _Usage(msgspec.Struct):
 class _Told(msgspec.Struct):
     """The fields that are read of a whole answer, and of the one within an event."""
 
-    usage: _Usage | None = None
+    usage: Raw = Raw(b"null")
     stop_reason: str | None = None
     status: str | None = None
     error: Any = None
@@ -47,6 +49,7 @@ class _Event(_Told):
 
 _decode_whole = msgspec.json.Decoder(_Told).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
+_decode_usage = msgspec.json.Decoder(_Usage | None).decode
 _FAULTS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -71,12 +74,16 @@ def read_native(body: bytes) -> Reading:
 def _note(reading: Reading, told: _Told) -> None:
     """Add what a whole answer or a part of one tells; later counts take the place of earlier."""
     reading.finish_reason = told.stop_reason or told.status or reading.finish_reason
-    if told.usage is None:
-        return
-    before, now = reading.usage or Usage(), told.usage
+    try:
+        now = _decode_usage(told.usage) or _Usage()
+    except _FAULTS:
+        return  # a count that cannot be
+    before = reading.usage or Usage()
     counted = (now.input_tokens, now.cache_creation_input_tokens, now.cache_read_input_tokens)
     prompt = sum(count or 0 for count in counted) or before.prompt_tokens
-    reading.usage = Usage(prompt, now.output_tokens or before.completion_tokens)
+    completion = now.output_tokens or before.completion_tokens
+    if prompt or completion:
+        reading.usage = Usage(prompt, completion)
 
 
 class NativeRelay:

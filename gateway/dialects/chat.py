@@ -6,34 +6,50 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from msgspec import Raw
 
 from gateway.errors import ExpertError
 from gateway.sse import EventSplitter, event_data
+from gateway.usage import Usage, read_usage
 
 
 class Function(msgspec.Struct):
     """The function of a tool call; in a stream, a part of it."""
 
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The arguments as JSON, also those of a server that sends them as an object."""
+        given = self.arguments
+        return _encode(given).decode() if isinstance(given, dict) else given or ""
 
 
 class ToolCall(msgspec.Struct):
     """A tool call; in a stream, a part of it."""
 
-    index: int = 0
+    index: int | None = None
     id: str | None = None
-    function: Function = msgspec.field(default_factory=Function)
+    function: Function | None = None
 
 
 class Said(msgspec.Struct):
     """A message, or the part of one that a chunk adds."""
 
-    content: str | None = None
+    content: str | list[Any] | None = None
     refusal: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
+
+    @property
+    def text(self) -> str:
+        """The content, also that of a server which sends it in parts."""
+        if not isinstance(self.content, list):
+            return self.content or ""
+        texts = [part.get("text") for part in self.content if isinstance(part, dict)]
+        return "".join(text for text in texts if isinstance(text, str))
 
     @property
     def thought(self) -> str:
@@ -41,64 +57,45 @@ class Said(msgspec.Struct):
         return self.reasoning_content or self.reasoning or ""
 
 
-class Logprobs(msgspec.Struct):
-    """Of the tokens of a choice, or of the part of one that a chunk adds."""
-
-    content: list[dict[str, Any]] | None = None
-
-
 class Choice(msgspec.Struct):
-    """One choice; dialects know one only, so the others are passed over."""
+    """One choice; dialects know one only, so the others are passed over.
 
-    index: int = 0
+    Attributes
+    ----------
+    stop_reason : Any
+        The stop sequence that was met, as vLLM tells it.
+    """
+
+    index: int | None = None
     message: Said | None = None
     delta: Said | None = None
     finish_reason: str | None = None
-    logprobs: Logprobs | None = None
-    stop_reason: int | str | None = None
-    """The stop sequence that was met, as vLLM tells it."""
-
-
-class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-
-
-class _CompletionDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
-
-
-class Usage(msgspec.Struct):
-    """Tokens, as the expert counted them."""
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
+    logprobs: Any = None
+    stop_reason: Any = None
 
     @property
-    def cached_tokens(self) -> int:
-        """Tokens of the prompt that the expert had read before."""
-        details = self.prompt_tokens_details
-        return min((details and details.cached_tokens) or 0, self.prompt_tokens)
-
-    @property
-    def reasoning_tokens(self) -> int:
-        """Tokens of the answer that were reasoning."""
-        details = self.completion_tokens_details
-        return (details and details.reasoning_tokens) or 0
+    def token_logprobs(self) -> list[Any]:
+        """Of the tokens of a choice, or of the part of one that a chunk adds."""
+        tokens = self.logprobs.get("content") if isinstance(self.logprobs, dict) else None
+        return tokens if isinstance(tokens, list) else []
 
 
 class Answer(msgspec.Struct):
-    """A whole answer, or a chunk of one."""
+    """A whole answer, or a chunk of one; read with mercy, as experts leave out what they like."""
 
-    id: str = ""
-    model: str = ""
-    created: int | float = 0
-    choices: list[Choice] = []
-    usage: Usage | None = None
+    id: Any = None
+    model: str | None = None
+    choices: list[Choice] | None = None
+    usage: Raw = Raw(b"null")
+
+    @property
+    def counted(self) -> Usage | None:
+        """Tokens, as the expert counted them; None where it did not, or not believably."""
+        return read_usage(self.usage)
 
 
 _decode_answer = msgspec.json.Decoder(Answer).decode
+_encode = msgspec.json.Encoder().encode
 
 
 def read_answer(body: bytes) -> Answer:

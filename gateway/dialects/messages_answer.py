@@ -11,16 +11,18 @@ import msgspec
 from gateway.dialects.base import Sink
 from gateway.dialects.chat import (
     Answer,
+    Choice,
     ChunkReader,
+    Function,
     Said,
     ToolCall,
-    Usage,
     parsed_arguments,
     read_answer,
     told_error,
 )
 from gateway.errors import ExpertError, GatewayError
 from gateway.sse import named_event
+from gateway.usage import Usage
 
 _STOP_REASONS = {
     "stop": "end_turn",
@@ -118,37 +120,37 @@ def message(answer: Answer) -> dict[str, Any]:
     ExpertError
         When it holds a tool call whose arguments are no JSON.
     """
-    choice = answer.choices[0]
+    choice = (answer.choices or [Choice()])[0]
     said = choice.message or Said()
     content: list[dict[str, Any]] = []
     if said.thought:
         content.append({"type": "thinking", "thinking": said.thought, "signature": ""})
-    if text := said.content or said.refusal:
+    if text := said.text or said.refusal:
         content.append({"type": "text", "text": text})
     content += [_tool_use(call) for call in said.tool_calls or ()]
     return {
         "id": _message_id(answer),
         "type": "message",
         "role": "assistant",
-        "model": answer.model,
+        "model": answer.model or "",
         "content": content,
         **_stop(choice.finish_reason, choice.stop_reason, called=bool(said.tool_calls)),
-        "usage": usage(answer.usage),
+        "usage": usage(answer.counted),
     }
 
 
 def _tool_use(call: ToolCall) -> dict[str, Any]:
-    arguments = parsed_arguments(call.function.arguments or "")
+    function = call.function or Function()
     return {
         "type": "tool_use",
         "id": call.id or f"toolu_{uuid4().hex}",
-        "name": call.function.name or "",
-        "input": arguments,
+        "name": function.name or "",
+        "input": parsed_arguments(function.text),
     }
 
 
 def _message_id(answer: Answer) -> str:
-    return f"msg_{(answer.id or uuid4().hex).removeprefix('chatcmpl-')}"
+    return f"msg_{str(answer.id or uuid4().hex).removeprefix('chatcmpl-')}"
 
 
 def _stop(finish: str | None, met: int | str | None, *, called: bool) -> dict[str, Any]:
@@ -197,13 +199,13 @@ class MessageEvents:
         if not self._started:
             self._started = True
             yield self._start(chunk)
-        self._usage = chunk.usage or self._usage
-        for choice in chunk.choices:
+        self._usage = chunk.counted or self._usage
+        for choice in chunk.choices or ():
             if choice.index:
                 continue
             said = choice.delta or Said()
             yield from self._piece("thinking", said.thought)
-            yield from self._piece("text", said.content or said.refusal or "")
+            yield from self._piece("text", said.text or said.refusal or "")
             for call in said.tool_calls or ():
                 yield from self._call(call)
             if choice.finish_reason is not None:
@@ -224,7 +226,7 @@ class MessageEvents:
             "id": _message_id(chunk),
             "type": "message",
             "role": "assistant",
-            "model": chunk.model,
+            "model": chunk.model or "",
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
@@ -243,16 +245,17 @@ class MessageEvents:
         yield self._delta(self._open[1], {"type": f"{kind}_delta", kind: piece})
 
     def _call(self, call: ToolCall) -> Iterator[bytes]:
-        if call.index not in self._calls:
+        function, index = call.function or Function(), call.index or 0
+        if index not in self._calls:
             yield from self._close()
-            if not call.function.name:
+            if not function.name:
                 raise ExpertError("The expert began a tool call without a name.")
             block = {"type": "tool_use", "id": call.id or f"toolu_{uuid4().hex}", "input": {}}
-            yield self._begin({**block, "name": call.function.name})
-            self._calls[call.index] = self._n_blocks - 1
-        if call.function.arguments:
-            delta = {"type": "input_json_delta", "partial_json": call.function.arguments}
-            yield self._delta(self._calls[call.index], delta)
+            yield self._begin({**block, "name": function.name})
+            self._calls[index] = self._n_blocks - 1
+        if piece := function.text:
+            delta = {"type": "input_json_delta", "partial_json": piece}
+            yield self._delta(self._calls[index], delta)
 
     def _begin(self, block: Mapping[str, Any]) -> bytes:
         self._n_blocks += 1

@@ -18,13 +18,14 @@ from gateway.dialects.chat import (
     Answer,
     Choice,
     ChunkReader,
+    Function,
     Said,
     ToolCall,
-    Usage,
     read_answer,
 )
 from gateway.errors import ExpertError, GatewayError
 from gateway.sse import EventSplitter, event_data, named_event
+from gateway.usage import Usage
 
 Draft = dict[str, Any]
 Keep = Callable[[Draft], Awaitable[bool]]
@@ -145,17 +146,17 @@ class ResponseWriter:
 
     def of(self, chunk: Answer) -> Iterator[bytes]:
         """Yield the events of one chunk."""
-        yield from self._begin(chunk.model)
-        if chunk.usage is not None:
-            self._response["usage"] = usage(chunk.usage)
-        for choice in chunk.choices:
-            if choice.index == 0:
+        yield from self._begin(chunk.model or "")
+        if (counted := chunk.counted) is not None:
+            self._response["usage"] = usage(counted)
+        for choice in chunk.choices or ():
+            if not choice.index:
                 yield from self._said(choice, choice.delta or Said())
                 self._finish = choice.finish_reason or self._finish
 
     def whole(self, answer: Answer) -> Draft:
         """Return the response of a whole answer."""
-        choice = answer.choices[0]
+        choice = (answer.choices or [Choice()])[0]
         said = choice.message or Said()
         for index, call in enumerate(said.tool_calls or ()):
             call.index = index
@@ -192,11 +193,10 @@ class ResponseWriter:
         yield self._event("response.in_progress", response=self._response)
 
     def _said(self, choice: Choice, said: Said) -> Iterator[bytes]:
-        logprobs = (choice.logprobs.content if choice.logprobs else None) or []
         if said.thought:
             yield from self._piece("reasoning", "reasoning_text", said.thought)
-        if said.content:
-            yield from self._piece("message", "output_text", said.content, logprobs)
+        if text := said.text:
+            yield from self._piece("message", "output_text", text, choice.token_logprobs)
         if said.refusal:
             yield from self._piece("message", "refusal", said.refusal)
         for call in said.tool_calls or ():
@@ -248,22 +248,23 @@ class ResponseWriter:
         yield from self._item_done(item)
 
     def _call(self, call: ToolCall) -> Iterator[bytes]:
-        item = self._calls.get(call.index)
+        function, index = call.function or Function(), call.index or 0
+        item = self._calls.get(index)
         if item is None:
             yield from self._close()
-            if not call.function.name:
+            if not function.name:
                 raise ExpertError("The expert began a tool call without a name.")
             item = {
                 "id": f"fc_{uuid4().hex}",
                 "type": "function_call",
                 "call_id": call.id or f"call_{uuid4().hex}",
-                "name": call.function.name,
+                "name": function.name,
                 "arguments": "",
                 "status": "in_progress",
             }
-            self._calls[call.index] = item
+            self._calls[index] = item
             yield self._added(item)
-        if piece := call.function.arguments:
+        if piece := function.text:
             item["arguments"] += piece
             name = "response.function_call_arguments.delta"
             yield self._event(name, **self._place(item), delta=piece)

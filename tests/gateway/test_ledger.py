@@ -28,7 +28,7 @@ class Script:
             gateway.chat("auto", CODING),  # 7 B and the router, 25 tokens
             gateway.chat("auto", CODING),  # 7 B, the choice is cached, 25 tokens
             gateway.chat("unsized"),  # unknown size, 4 tokens
-            gateway.chat("silent", stream=True),  # 2 B, 4 chunks with text
+            gateway.chat("silent", stream=True),  # 2 B, 4 chunks with text, its prompt estimated
             gateway.chat("silent"),  # 2 B, tokens unknown
             gateway.chat("broken"),  # no answer
             gateway.post("/v1/chat/completions", content=b"{"),  # no request
@@ -76,7 +76,7 @@ def test_requests_and_tokens_are_counted(script: Script) -> None:
         "failed": 2,
         "unknown_size": 1,
         "unknown_usage": 1,
-        "prompt_tokens": 5 * 11,
+        "prompt_tokens": 5 * 11 + 5,  # estimated: "hello" in a chat template
         "completion_tokens": 25 + 10 + 25 + 25 + 4 + 4,
     }
     assert script.stats["scope"] == "all processes"

@@ -38,6 +38,7 @@ def gateway(
             **url,
         },
         {"name": "cut", **url},
+        {"name": "endless", **url},
         {"name": "good", "model": "ok", "continuation": "prefill", **url},
         {"name": "s500", "model": "status-500", **url},
         {"name": "s400", "model": "status-400", **url},
