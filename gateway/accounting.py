@@ -16,9 +16,11 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import msgspec
+from prometheus_client import Counter, Histogram
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -37,6 +39,8 @@ OTHER = "(other)"
 
 Group = tuple[str, str]
 """Kind and name, e.g. ("tenant", "team-a")."""
+_Counters = tuple[Counter, Counter, Counter, Histogram, Histogram]
+"""Of requests, prompt tokens, completion tokens, seconds to the first byte and to the last."""
 
 _FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, AttributeError)
 
@@ -242,6 +246,8 @@ class RedisLedger:
         self._instance = instance.encode()
         self._metrics = metrics
         self._charge = charge
+        # finding the counter of some labels takes longer than counting
+        self._counters_of = lru_cache(MOST_NAMES)(partial(_counters, metrics))
         self._groups: dict[Group, Totals] = {}
         self._names: dict[str, set[str]] = {kind: set() for kind in KINDS}
         self._failing = False
@@ -260,6 +266,7 @@ class RedisLedger:
 
     async def store(self) -> None:
         """See `Ledger.store`; a failure is counted and repaired by the next call."""
+        self._metrics.groups.flush()
         try:
             await self._redis.hset(KEY, self._instance, _encode(self._groups))
         except _FAILURES as error:
@@ -318,15 +325,28 @@ class RedisLedger:
         self._failing = True
 
     def _count(self, record: Record) -> None:
-        metrics, expert = self._metrics, record.expert or "none"
-        metrics.requests.labels(
-            expert, record.category or "none", record.reason or "none", record.outcome
-        ).inc()
-        metrics.tokens.labels(expert, "prompt").inc(record.prompt_tokens)
-        metrics.tokens.labels(expert, "completion").inc(record.completion_tokens)
+        requests, prompts, completions, first_byte, whole = self._counters_of(
+            record.expert or "none",
+            record.category or "none",
+            record.reason or "none",
+            record.outcome,
+        )
+        requests.inc()
+        prompts.inc(record.prompt_tokens)
+        completions.inc(record.completion_tokens)
         if record.first_byte_s is not None:
-            metrics.first_byte_seconds.labels(expert).observe(record.first_byte_s)
-        metrics.request_seconds.labels(expert).observe(record.total_s or 0.0)
+            first_byte.observe(record.first_byte_s)
+        whole.observe(record.total_s or 0.0)
+
+
+def _counters(metrics: Metrics, expert: str, category: str, reason: str, outcome: str) -> _Counters:
+    return (
+        metrics.requests.labels(expert, category, reason, outcome),
+        metrics.tokens.labels(expert, "prompt"),
+        metrics.tokens.labels(expert, "completion"),
+        metrics.first_byte_seconds.labels(expert),
+        metrics.request_seconds.labels(expert),
+    )
 
 
 class _Part(msgspec.Struct):

@@ -12,27 +12,42 @@ _SLOW_S = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class GroupCounters:
-    """What requests of known size cost: `by` is total, expert, category, tenant or preset."""
+    """What requests of known size cost: `by` is total, expert, category, tenant or preset.
+
+    A request is in five groups: what they count is summed up here, and goes to the registry, where
+    each number costs as much as all of these together, with `flush`.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         counter = partial(Counter, labelnames=("by", "name"), registry=registry)
-        self._requests = counter("coe_group_requests", "Requests of known size.")
-        self._tokens = counter("coe_group_completion_tokens", "Their completion tokens.")
-        self._active = counter(
-            "coe_group_active_params_b",
-            "Sum over requests of the 10^9 parameters used per token, the router's included.",
+        self._counters = (
+            counter("coe_group_requests", "Requests of known size."),
+            counter("coe_group_completion_tokens", "Their completion tokens."),
+            counter(
+                "coe_group_active_params_b",
+                "Sum over requests of the 10^9 parameters used per token, the router's included.",
+            ),
+            counter(
+                "coe_group_active_params_b_tokens",
+                "Sum over completion tokens of the 10^9 parameters used, the router's included.",
+            ),
         )
-        self._active_tokens = counter(
-            "coe_group_active_params_b_tokens",
-            "Sum over completion tokens of the 10^9 parameters used, the router's included.",
-        )
+        self._waiting: dict[tuple[str, str], list[float]] = {}
 
     def add(self, by: str, name: str, active_params_b: float, completion_tokens: int) -> None:
         """Count one request."""
-        self._requests.labels(by, name).inc()
-        self._tokens.labels(by, name).inc(completion_tokens)
-        self._active.labels(by, name).inc(active_params_b)
-        self._active_tokens.labels(by, name).inc(active_params_b * completion_tokens)
+        sums = self._waiting.setdefault((by, name), [0.0, 0.0, 0.0, 0.0])
+        sums[0] += 1
+        sums[1] += completion_tokens
+        sums[2] += active_params_b
+        sums[3] += active_params_b * completion_tokens
+
+    def flush(self) -> None:
+        """Show what was counted since the last time."""
+        waiting, self._waiting = self._waiting, {}
+        for group, sums in waiting.items():
+            for counter, amount in zip(self._counters, sums, strict=True):
+                counter.labels(*group).inc(amount)
 
 
 class Metrics:
@@ -107,7 +122,11 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        """Return the metrics of all workers in the Prometheus text format."""
+        """Return the metrics of all workers in the Prometheus text format.
+
+        Other workers show their groups every two seconds, with `Ledger.store`.
+        """
+        self.groups.flush()
         if self._shared_dir is None:
             return generate_latest(self._registry)
         merged = CollectorRegistry()

@@ -135,6 +135,7 @@ class Planner:
         self._asking = ThreadPoolExecutor(MOST_ASKING, "ask")
         self._breaker = Breaker(ROUTER_FAILURES)
         self._metrics = metrics
+        self._hits, self._misses = metrics.choices.labels("hit"), metrics.choices.labels("miss")
 
     async def plan(
         self,
@@ -195,6 +196,10 @@ class Planner:
             preset=routes[model],
             mapping=composition.mapping,
         )
+
+    def is_routed(self, model: str) -> bool:
+        """Whether a prompt is read for a model: not where it names an expert."""
+        return model not in self.composition.registry
 
     def plan_embeddings(self, model: str) -> Plan:
         """Return the expert that makes embeddings: the one named, else the first that can.
@@ -314,11 +319,11 @@ class Planner:
         cached = await self._cache.get(key, len(router.categories_), n_experts)
         step_done("cache")
         if cached is not None:
-            self._metrics.choices.labels("hit").inc()
+            self._hits.inc()
             return cached, "hit"
         choice = await self._classify(composition, router, text, timeout_s)
         self._cache.set(key, choice)
-        self._metrics.choices.labels("miss").inc()
+        self._misses.inc()
         return choice, "miss"
 
     async def _classify(

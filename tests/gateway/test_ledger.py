@@ -188,13 +188,18 @@ def samples(answer: httpx.Response) -> dict[tuple[str, ...], float]:
 
 
 def test_the_metrics_agree(script: Script, router_b: float) -> None:
-    found = samples(script.gateway.get("/metrics"))
+    found: dict[tuple[str, ...], float] = {}
 
     def total(name: str, *labels: str) -> float:
         return sum(
             value for key, value in found.items() if key[0] == name and set(labels) <= set(key)
         )
 
+    def all_workers_show() -> bool:
+        found.update(samples(script.gateway.get("/metrics")))
+        return total("coe_group_requests_total", "total") == 6
+
+    wait_for(all_workers_show)
     assert total("coe_requests_total") == 9
     assert total("coe_requests_total", "big", "coding", "routed", "ok") == 1
     assert total("coe_requests_total", "big", "coding", "cached_choice", "ok") == 1
