@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -93,13 +93,11 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
         await services.editor.aclose()
         executor.shutdown()
 
-    app = FastAPI(
-        title="Composition of Experts gateway", lifespan=lifespan, docs_url=None, redoc_url=None
-    )
-    # the last one added comes first
-    app.add_middleware(DirectRoutes, routers=[openai.router, messages.router, responses.router])
-    app.add_middleware(InFlightLimit, most=settings.max_in_flight)
-    app.add_middleware(AnswerHeaders)
+    def outside(inner: ASGIApp) -> ASGIApp:
+        direct = DirectRoutes(inner, [openai.router, messages.router, responses.router])
+        return AnswerHeaders(InFlightLimit(direct, settings.max_in_flight))
+
+    app = _App(outside, lifespan)
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_invalid_parameter)
@@ -107,6 +105,29 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
     for surface in (openai, messages, responses, route, admin, experts, keys, health):
         app.include_router(surface.router)
     return app
+
+
+class _App(FastAPI):
+    """FastAPI, with layers of ours outside of all of its own: most requests never reach those.
+
+    Parameters
+    ----------
+    outside : callable
+        Puts the layers around an application.
+    """
+
+    def __init__(
+        self,
+        outside: Callable[[ASGIApp], ASGIApp],
+        lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    ) -> None:
+        title = "Composition of Experts gateway"
+        super().__init__(title=title, lifespan=lifespan, docs_url=None, redoc_url=None)
+        self._outside = outside
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """See `Starlette.build_middleware_stack`."""
+        return self._outside(super().build_middleware_stack())
 
 
 def _services(

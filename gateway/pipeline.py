@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -137,7 +138,7 @@ class Pipeline:
         if request.path == EMBEDDINGS:
             return self._planner.plan_embeddings(request.model), None
         session = None
-        if request.path == CHAT and call.sticky:
+        if request.path == CHAT and call.sticky and self._planner.is_routed(request.model):
             session = session_keys(
                 call.caller.tenant, call.session, request.fields, request.messages
             )
@@ -319,9 +320,13 @@ async def _pump(opened: Opened, relay: StreamRelay | NativeRelay, sink: Sink) ->
         raise ExpertError(f"Expert {opened.expert.name!r} ended its answer in the middle.")
 
 
-@asynccontextmanager
-async def time_limit(timeout_s: float | None) -> AsyncIterator[None]:
+def time_limit(timeout_s: float | None) -> AbstractAsyncContextManager[None]:
     """Raise `ExpertTimeoutError` in the block when it takes longer; None sets no limit."""
+    return nullcontext() if timeout_s is None else _time_limit(timeout_s)
+
+
+@asynccontextmanager
+async def _time_limit(timeout_s: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(timeout_s):
             yield
@@ -382,9 +387,10 @@ def decision_headers(record: Record) -> dict[str, str]:
         else f"{record.active_params_b:g}",
         "cache": record.cache,
     }
-    # header values are ASCII; names of categories need not be
-    return {
-        f"x-coe-{name}": quote(value, safe=" @.:/")
-        for name, value in values.items()
-        if value is not None
-    }
+    return {f"x-coe-{name}": _quoted(value) for name, value in values.items() if value is not None}
+
+
+@lru_cache(4096)
+def _quoted(value: str) -> str:
+    """Return a value as ASCII, which headers are; names of categories need not be."""
+    return quote(value, safe=" @.:/")

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.failures import on_gateway_error
+from gateway.api.failures import on_bug, on_gateway_error
 from gateway.errors import GatewayError
 
 
@@ -60,3 +60,8 @@ class DirectRoutes:
                 raise
             failed = await on_gateway_error(request, error)
             await failed(scope, receive, send)
+        except Exception as error:
+            if not started:
+                failed = await on_bug(request, error)
+                await failed(scope, receive, send)
+            raise

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import cast
 
 import msgspec
@@ -93,7 +94,7 @@ class _HttpSink:
         self._send = send
 
     async def start(self, status: int, headers: dict[str, str]) -> None:
-        raw = [(name.encode("ascii"), _printable(value)) for name, value in headers.items()]
+        raw = [_raw(*header) for header in headers.items()]
         if (timer := current_timer()) is not None:
             raw.append((b"server-timing", timer.header().encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": raw})
@@ -141,9 +142,11 @@ def _log_timing(request_id: str) -> None:
         _log.info("timing", extra={"fields": {"request_id": request_id, **timer.steps_ms}})
 
 
-def _printable(value: str) -> bytes:
-    """Return a header's value; what an expert put into it that may not be there becomes ``?``."""
-    return re.sub(rb"[^\t\x20-\x7e\x80-\xff]", b"?", value.encode("latin-1", "replace"))
+@lru_cache(4096)
+def _raw(name: str, value: str) -> tuple[bytes, bytes]:
+    """Return a header as bytes; what an expert put into it that may not be there becomes ``?``."""
+    printable = re.sub(rb"[^\t\x20-\x7e\x80-\xff]", b"?", value.encode("latin-1", "replace"))
+    return name.encode("ascii"), printable
 
 
 async def _cancel_when_left(receive: Receive, answering: asyncio.Task[None]) -> None:

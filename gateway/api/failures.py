@@ -48,9 +48,7 @@ async def on_invalid_parameter(request: Request, error: Exception) -> Response:
 async def on_bug(request: Request, error: Exception) -> Response:
     """Answer after a fault of the gateway itself; the log says what it was."""
     _log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path[:200]}})
-    # made outside of the middleware, which would have added the id
-    headers = {"x-request-id": request.state.request_id}
-    return _shaped(request, GatewayError("The gateway failed; see its log."), 500, headers)
+    return _shaped(request, GatewayError("The gateway failed; see its log."), 500, {})
 
 
 def _shaped(

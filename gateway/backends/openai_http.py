@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import aiohttp
@@ -128,20 +128,19 @@ class OpenAIBackend:
 
     async def open(self, expert: Expert, request: UpstreamRequest) -> HttpResponse:
         """See `Backend.open`."""
-        first = expert.timeout_s.first_token if request.stream else expert.timeout_s.total
-        timeout = aiohttp.ClientTimeout(
-            total=expert.timeout_s.total, sock_connect=expert.timeout_s.connect
-        )
-        session = self._session(expert)
+        limits = expert.timeout_s
+        timeout = aiohttp.ClientTimeout(total=limits.total, sock_connect=limits.connect)
         with mapped_errors(expert):
-            async with asyncio.timeout(first):
-                response = await session.post(
-                    f"{base_url(expert)}/{request.path}",
-                    data=request.body,
-                    headers=self._headers(expert, request),
-                    timeout=timeout,
-                    allow_redirects=False,
-                )
+            asked = self._session(expert).post(
+                f"{base_url(expert)}/{request.path}",
+                data=aiohttp.BytesPayload(request.body),
+                headers=self._headers(expert, request),
+                timeout=timeout,
+                allow_redirects=False,
+            )
+            # a whole answer may take as long as everything; one more timer would cost its time
+            async with asyncio.timeout(limits.first_token) if request.stream else nullcontext():
+                response = await asked
         return HttpResponse(expert, response, lambda: self.get(expert, "models", PROBE_TIMEOUT_S))
 
     async def get(self, expert: Expert, path: str, timeout_s: float) -> bytes:
