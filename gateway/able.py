@@ -33,7 +33,10 @@ def able(
     """
     capable = [expert for expert in registry.values() if expert.capabilities.issuperset(needs)]
     if not capable:
-        raise nobody_has(needs)
+        raise InvalidRequestError(
+            f"No expert has what this request needs: {', '.join(sorted(needs))}. "
+            "Leave it out, or list it under an expert's capabilities in experts.yaml."
+        )
     n_chars = count_chars(messages)
 
     def fits(expert: Expert, chars_per_token: float) -> bool:
@@ -50,14 +53,6 @@ def able(
             param="messages",
         )
     return tuple(likely or possible)
-
-
-def nobody_has(needs: Collection[str]) -> InvalidRequestError:
-    """Return the error for a request that needs what no expert has."""
-    return InvalidRequestError(
-        f"No expert has what this request needs: {', '.join(sorted(needs))}. "
-        "Leave it out, or list it under an expert's capabilities in experts.yaml."
-    )
 
 
 def count_chars(messages: Sequence[Mapping[str, Any]]) -> int:

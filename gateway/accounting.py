@@ -152,10 +152,10 @@ class Totals:
         self.active_by_token += with_router * record.completion_tokens
         self.expert_active_by_token += without * record.completion_tokens
 
-    def merge(self, other: Totals) -> None:
-        """Add the sums of another process."""
+    def merge(self, other: Totals, sign: int = 1) -> None:
+        """Add the sums of another process, or with `sign` -1 take them away."""
         for item in fields(self):
-            setattr(self, item.name, getattr(self, item.name) + getattr(other, item.name))
+            setattr(self, item.name, getattr(self, item.name) + sign * getattr(other, item.name))
 
     def summary(self, best_single_b: float | None) -> dict[str, Any]:
         """Return counts and averages; an average over nothing is None.
@@ -225,7 +225,8 @@ class RedisLedger:
     """A ledger whose totals are summed over all gateway processes on one Redis.
 
     Each process keeps its own totals and stores them whole, so that a lost write, or a Redis that
-    comes back empty, loses nothing: the next `store` repairs it.
+    comes back empty, loses nothing: the next `store` repairs it. A process that was cut off for so
+    long that its totals were folded goes on from there, so that nothing counts twice.
 
     Parameters
     ----------
@@ -250,6 +251,7 @@ class RedisLedger:
         self._counters_of = lru_cache(MOST_NAMES)(partial(_counters, metrics))
         self._groups: dict[Group, Totals] = {}
         self._names: dict[str, set[str]] = {kind: set() for kind in KINDS}
+        self._stored: bytes | None = None
         self._failing = False
 
     def write(self, record: Record) -> None:
@@ -268,11 +270,24 @@ class RedisLedger:
         """See `Ledger.store`; a failure is counted and repaired by the next call."""
         self._metrics.groups.flush()
         try:
-            await self._redis.hset(KEY, self._instance, _encode(self._groups))
+            before, self._stored, is_folded = self._stored, *await self._put()
+            if is_folded and before is not None:
+                for group, totals in _decode(before).groups.items():
+                    self._groups[group].merge(totals, sign=-1)
+                self._stored, _ = await self._put()
         except _FAILURES as error:
             self._survive(error)
         else:
             self._failing = False
+
+    async def _put(self) -> tuple[bytes, bool]:
+        """Write the totals; returns them, and whether there were none while others are folded."""
+        totals = _encode(self._groups)
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hset(KEY, self._instance, totals)
+        pipeline.hexists(KEY, ENDED)
+        is_new, has_ended = await pipeline.execute()
+        return totals, bool(is_new and has_ended)
 
     async def fold(self) -> None:
         """See `Ledger.fold`; a failure is counted, and the next process folds."""

@@ -156,7 +156,7 @@ def _services(
         follower=follower,
         editor=Editor(versions, settings.config, run_dir, environ, backend.http),
         planner=planner,
-        guards=dispatcher.guards,
+        dispatcher=dispatcher,
         pipeline=Pipeline(planner, dispatcher, ledger, answers),
         backend=backend,
         cache=link,

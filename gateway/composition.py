@@ -13,6 +13,7 @@ from gateway.config import parse_experts_file
 from gateway.errors import ConfigError
 from gateway.experts import AUTO, Expert, ExpertRegistry, check_keys
 from gateway.explore import Exploration, explorations
+from gateway.guard import Breaker
 from gateway.schema import LlmRouterConfig, MappingTable
 from routers.artifact import ArtifactError, checked_card, load_router, read_card
 from routers.base import Decision, FloatArray, Router, RouterError, decide, predict_and_embed
@@ -31,6 +32,8 @@ from routers.mapping import (
 _log = logging.getLogger(__name__)
 
 AskExpert = Callable[[Expert, float], Ask]
+ROUTER_FAILURES = 3
+"""Failures in a row after which a router that asks a service is left alone for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,8 @@ class Composition:
         The one among them that can say why; None without one.
     explorations : Mapping of str to Exploration
         Experts that are tried out, by name.
+    ask_breaker : Breaker
+        Of the router that asks a service; an edit closes it.
     """
 
     registry: ExpertRegistry
@@ -59,6 +64,7 @@ class Composition:
     card: Card
     llm_router: LlmRouter | None
     explorations: Mapping[str, Exploration] = field(default_factory=dict)
+    ask_breaker: Breaker = field(default_factory=lambda: Breaker(ROUTER_FAILURES))
 
     @property
     def routes(self) -> dict[str, str]:

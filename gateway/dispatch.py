@@ -26,14 +26,15 @@ from gateway.experts import Expert
 from gateway.guard import Guard, Guards, RetryBudget
 from gateway.metrics import Metrics
 from gateway.protocol import CHAT, COMPLETIONS, EMBEDDINGS
-from gateway.relay import Reading, read_body, read_embeddings
-from gateway.relay_native import read_native
+from gateway.relay import Reading, StreamRelay, read_body, read_embeddings
+from gateway.relay_native import NativeRelay, read_native
 from gateway.timing import step_done
 
 _log = logging.getLogger(__name__)
 
 _READ = {CHAT: read_body, COMPLETIONS: read_body, EMBEDDINGS: read_embeddings}
-_READ |= {"messages": read_native, "responses": read_native}
+_NATIVE = ("messages", "responses")
+_READ |= dict.fromkeys(_NATIVE, read_native)
 _TOO_LONG = re.compile(
     rb"context_length_exceeded|exceed_context_size|maximum context length|prompt is too long"
 )
@@ -186,6 +187,40 @@ class Dispatcher:
         guard.breaker.succeeded()
         return opened
 
+    async def read_aside(self, expert: Expert, request: UpstreamRequest) -> bytes:
+        """Return what an expert says beside its answers, e.g. how many tokens a prompt takes.
+
+        The call waits for a place as answers do, but says nothing of how well the expert answers:
+        its breaker does not count it.
+
+        Raises
+        ------
+        ExpertError
+            When the expert is left alone or full, fails, or takes longer than a first token may.
+        """
+        guard = self.guards.of(expert)
+        if (refused := guard.refusal()) is not None:
+            raise refused
+        try:
+            async with asyncio.timeout(expert.timeout_s.first_token):
+                probe = await guard.enter()
+                try:
+                    return await self._read(expert, request)
+                finally:
+                    guard.breaker.abandoned(probe=probe)
+                    guard.leave()
+        except TimeoutError as error:
+            raise ExpertTimeoutError(f"Expert {expert.name!r} did not answer in time.") from error
+
+    async def _read(self, expert: Expert, request: UpstreamRequest) -> bytes:
+        response = await self._backend.open(expert, request)
+        try:
+            if response.status != 200:
+                raise ExpertError(f"Expert {expert.name!r} answered {response.status}.")
+            return await response.read()
+        finally:
+            await response.aclose()
+
     def note_cut(self, opened: Opened, error: ExpertError) -> None:
         """Count a failure in the middle of an answer."""
         self._note_failure(opened.expert, error)
@@ -206,6 +241,7 @@ async def _first_part(
         first = await anext(chunks, b"")
         if not first:
             raise ExpertError(f"Expert {expert.name!r} sent an empty stream.")
+        refuse_failed_stream(request, first)
         return Opened(expert, request, response, first, chunks, None, guard)
     whole = await response.read()
     reading = _READ[request.path](whole) if response.status == 200 else None
@@ -266,6 +302,14 @@ def refuse_other_than_events(expert: Expert, response: UpstreamResponse) -> None
     kind = response.headers.get("content-type", "nothing said of its type")
     if not kind.lower().startswith("text/event-stream"):
         raise ExpertError(f"Expert {expert.name!r} sent no stream of events but {kind[:60]!r}.")
+
+
+def refuse_failed_stream(request: UpstreamRequest, first: bytes) -> None:
+    """Raise `ExpertError` when a stream fails before it says anything: nothing of it is sent."""
+    relay = NativeRelay() if request.path in _NATIVE else StreamRelay(show_usage=False, note=dict)
+    relay.feed(first)
+    if relay.failure is not None and not relay.reading.chunks:
+        raise relay.failure
 
 
 def says_too_long(opened: Opened) -> bool:

@@ -96,7 +96,7 @@ class Pipeline:
         tenant = call.caller.tenant
         record = Record(call.request_id, tenant, call.caller.key_id)
         try:
-            async with time_limit(call.timeout_s):
+            async with time_limit(call.timeout_s) as limit:
                 asked = await call.dialect.parse(call.body, tenant)
                 step_done("parse")
                 record.model, record.stream = asked.request.model, asked.request.stream
@@ -105,6 +105,8 @@ class Pipeline:
                 note_plan(record, plan)
                 step_done("plan")
                 opened, recording = await self._open(asked, plan.experts, record)
+                if opened.rest is None and limit is not None:
+                    limit.reschedule(None)  # all of it has come: how fast it is read is not ours
                 if session is not None and plan.decision is not None:
                     self._planner.remember(session, plan.experts[0], plan.decision)
                 sink = asked.answer_to(sink, is_native(asked, opened.request))
@@ -121,8 +123,6 @@ class Pipeline:
                 record.status, record.outcome = error.status, error.code or error.type
                 raise
             record.outcome = "cut"
-            if not record.stream:
-                raise  # half a JSON body: closing the connection is the one way left to say it
             await sink.fail(error)
             await sink.end()
         except Exception:
@@ -320,16 +320,16 @@ async def _pump(opened: Opened, relay: StreamRelay | NativeRelay, sink: Sink) ->
         raise ExpertError(f"Expert {opened.expert.name!r} ended its answer in the middle.")
 
 
-def time_limit(timeout_s: float | None) -> AbstractAsyncContextManager[None]:
+def time_limit(timeout_s: float | None) -> AbstractAsyncContextManager[asyncio.Timeout | None]:
     """Raise `ExpertTimeoutError` in the block when it takes longer; None sets no limit."""
     return nullcontext() if timeout_s is None else _time_limit(timeout_s)
 
 
 @asynccontextmanager
-async def _time_limit(timeout_s: float) -> AsyncIterator[None]:
+async def _time_limit(timeout_s: float) -> AsyncIterator[asyncio.Timeout]:
     try:
-        async with asyncio.timeout(timeout_s):
-            yield
+        async with asyncio.timeout(timeout_s) as limit:
+            yield limit
     except TimeoutError as error:
         raise ExpertTimeoutError(
             f"No answer within the {timeout_s:g} s that the request allows."

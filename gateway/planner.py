@@ -10,7 +10,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gateway.able import able, count_chars, nobody_has
+from gateway.able import able, count_chars
 from gateway.background import by_size, is_background
 from gateway.cache.choices import Choice, ChoiceCache, choice_key
 from gateway.cache.sessions import Session, Sessions
@@ -18,7 +18,6 @@ from gateway.composition import Composition
 from gateway.errors import InvalidRequestError, ModelNotFoundError
 from gateway.experts import Expert
 from gateway.explore import explored
-from gateway.guard import Breaker
 from gateway.metrics import Metrics
 from gateway.timing import step_done
 from routers.base import GENERAL, Decision, Router, RouterError
@@ -30,8 +29,6 @@ LONG_CHARS = 200_000
 """Conversations longer than this are read beside the event loop."""
 MOST_ASKING = 64
 """Questions of routers that ask a service, at the same time."""
-ROUTER_FAILURES = 3
-"""Failures in a row after which such a router is left alone for a while."""
 
 SWITCH_MARGIN = 0.5
 """By how much more probable than the category before a new one must be to change the expert."""
@@ -133,7 +130,6 @@ class Planner:
         self._sessions = sessions
         self._executor = executor
         self._asking = ThreadPoolExecutor(MOST_ASKING, "ask")
-        self._breaker = Breaker(ROUTER_FAILURES)
         self._metrics = metrics
         self._hits, self._misses = metrics.choices.labels("hit"), metrics.choices.labels("miss")
 
@@ -227,7 +223,11 @@ class Planner:
         for expert in registry.values():
             if "embeddings" in expert.capabilities:
                 return Plan((expert,), None, None, None, "off", 0.0, why="capability")
-        raise nobody_has({"embeddings"})
+        raise InvalidRequestError(
+            "No expert makes embeddings. In experts.yaml, list 'embeddings' under the capabilities "
+            "of one that does.",
+            param="model",
+        )
 
     def _not_found(self, model: str) -> ModelNotFoundError:
         known = ", ".join((*self.composition.routes, *self.composition.registry))
@@ -282,22 +282,23 @@ class Planner:
     ) -> tuple[Router, Choice, Cache]:
         """Return the first router that answers, and what is known of a text with it."""
         *asked, trained = composition.routers
+        breaker = composition.ask_breaker
         for router in asked:
-            if self._breaker.rests_for_s > 0:
+            if breaker.rests_for_s > 0:
                 continue
-            probe = self._breaker.begin()
+            probe = breaker.begin()
             try:
                 timeout_s = composition.ask_timeout_s
                 chosen = await self._choice(composition, router, text, tenant, timeout_s)
             except RouterError as error:
-                self._breaker.failed(probe=probe)
+                breaker.failed(probe=probe)
                 self._metrics.router_failures.labels(router.name).inc()
                 _log.warning("router failed", extra={"fields": {"why": str(error)}})
             except BaseException:
-                self._breaker.abandoned(probe=probe)
+                breaker.abandoned(probe=probe)
                 raise
             else:
-                self._breaker.succeeded()
+                breaker.succeeded()
                 return router, *chosen
         return trained, *await self._choice(composition, trained, text, tenant, None)
 

@@ -97,8 +97,13 @@ _decode_raw = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def parse_chat_request(body: bytes) -> ChatRequest:
+def parse_chat_request(body: bytes, named: str = "messages") -> ChatRequest:
     """Check a request body and read what routing needs.
+
+    Parameters
+    ----------
+    named : str
+        What the client calls the conversation, for errors.
 
     Raises
     ------
@@ -106,7 +111,7 @@ def parse_chat_request(body: bytes) -> ChatRequest:
         Naming the field at fault; also for bytes that are not JSON.
     """
     known, fields = decode_fields(body, _decode_chat)
-    _check_messages(known.messages)
+    _check_messages(known.messages, named)
     options = known.stream_options or {}
     return ChatRequest(
         model=known.model,
@@ -157,10 +162,10 @@ def _field_error(text: str) -> InvalidRequestError:
     return InvalidRequestError(f"{where}: {problem[:1].lower()}{problem[1:]}.", param=param)
 
 
-def _check_messages(messages: list[dict[str, Any]]) -> None:
+def _check_messages(messages: list[dict[str, Any]], named: str) -> None:
     has_content = False
     for index, message in enumerate(messages):
-        at = f"messages[{index}]"
+        at = f"{named}[{index}]"
         role = message.get("role")
         if not isinstance(role, str) or not role:
             raise InvalidRequestError(
@@ -169,9 +174,9 @@ def _check_messages(messages: list[dict[str, Any]]) -> None:
             )
         has_content |= _check_content(message, f"{at}.content")
     if not has_content:
-        param = f"messages[{len(messages) - 1}].content"
         raise InvalidRequestError(
-            "'messages' must hold some content; every message is empty.", param=param
+            f"'{named}' must hold some content; every message is empty.",
+            param=f"{named}[{len(messages) - 1}].content",
         )
 
 

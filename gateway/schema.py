@@ -37,8 +37,8 @@ class Timeouts(_Strict):
 
     connect: Seconds = Field(2, description="Opening the connection, in seconds.")
     first_token: Seconds = Field(30, description="First byte of a streamed answer, in seconds.")
-    idle: Seconds = Field(30, description="Silence within a streamed answer, in seconds.")
-    total: Seconds = Field(600, description="The whole answer, in seconds.")
+    idle: Seconds = Field(30, description="Silence within an answer that has begun, in seconds.")
+    total: Seconds = Field(600, description="The whole answer, streamed or not, in seconds.")
 
 
 class Runtime(_Strict):

@@ -13,7 +13,7 @@ from gateway.backends.chosen import ChosenBackend
 from gateway.cache.link import Link
 from gateway.cache.responses import Responses
 from gateway.composition import Composition
-from gateway.guard import Guards
+from gateway.dispatch import Dispatcher
 from gateway.keys import KeyStore
 from gateway.limits import Limits
 from gateway.live.editor import Editor
@@ -39,7 +39,7 @@ class Services:
     settings: Settings
     follower: Follower
     editor: Editor
-    guards: Guards
+    dispatcher: Dispatcher
     planner: Planner
     pipeline: Pipeline
     backend: ChosenBackend
@@ -60,7 +60,7 @@ class Services:
     def swap(self, composition: Composition) -> None:
         """Plan the next requests with another composition; those under way keep theirs."""
         self.planner.composition = composition
-        self.guards.keep(composition.registry.values())
+        self.dispatcher.guards.keep(composition.registry.values())
 
 
 def services_of(request: Request) -> Services:

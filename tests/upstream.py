@@ -213,6 +213,9 @@ class Upstream:
         await response.prepare(request)
         if kind == "empty":
             return response
+        if kind == "errs":
+            await response.write(LAST_EVENTS["fails"])
+            return response
         if kind == "begins":
             await response.write(chunk({"role": "assistant", "content": ""}, id=kind))
             return response

@@ -48,7 +48,9 @@ async def on_invalid_parameter(request: Request, error: Exception) -> Response:
 async def on_bug(request: Request, error: Exception) -> Response:
     """Answer after a fault of the gateway itself; the log says what it was."""
     _log.error("bug", exc_info=error, extra={"fields": {"path": request.url.path[:200]}})
-    return _shaped(request, GatewayError("The gateway failed; see its log."), 500, {})
+    # uvicorn closes after it, as it does not know what state the connection is in
+    headers = {"connection": "close"}
+    return _shaped(request, GatewayError("The gateway failed; see its log."), 500, headers)
 
 
 def _shaped(

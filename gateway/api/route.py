@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
+from msgspec import Raw
 
 from gateway.api.body import read_body
 from gateway.auth import authenticate
@@ -14,7 +16,7 @@ from gateway.composition import label
 from gateway.errors import InvalidRequestError
 from gateway.experts import AUTO
 from gateway.planner import Plan
-from gateway.protocol import decode_fields, parse_chat_request
+from gateway.protocol import decode_fields, encode_fields, parse_chat_request
 from gateway.services import services_of
 from routers.base import Decision
 from routers.mapping import ExpertMapping, ScoredMapping
@@ -25,12 +27,9 @@ _PROMPT = {"type": "object", "properties": {"prompt": {"type": "string"}}}
 _BODY = {"content": {"application/json": {"schema": _PROMPT}}, "required": True}
 
 
-class _Prompt(msgspec.Struct):
-    prompt: str
-    model: str = AUTO
-
-
 class _Wish(msgspec.Struct):
+    prompt: str | None = None
+    model: str | None = None
     explain: bool | None = None
 
 
@@ -46,8 +45,8 @@ async def route(request: Request) -> dict[str, Any]:
     services = services_of(request)
     caller = await authenticate(request)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
-    wish, _ = decode_fields(body, _decode_wish)
-    chat = parse_chat_request(_as_chat(body))
+    wish, fields = decode_fields(body, _decode_wish)
+    chat = parse_chat_request(_as_chat(wish, fields))
     caller.check_model(chat.model)
     plan = await services.planner.plan(chat.model, chat.messages, chat.needs, caller.tenant)
     shown = describe(plan)
@@ -56,16 +55,14 @@ async def route(request: Request) -> dict[str, Any]:
     return shown
 
 
-def _as_chat(body: bytes) -> bytes:
-    """Return a chat completion request for a body with a ``prompt``; others as they are."""
-    try:
-        asked = msgspec.json.decode(body, type=_Prompt)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return body  # judged, and refused with a reason, by parse_chat_request
-    if not asked.prompt.strip():
-        raise InvalidRequestError("'prompt' must not be empty.", param="prompt")
-    message = {"role": "user", "content": asked.prompt}
-    return msgspec.json.encode({"model": asked.model, "messages": [message]})
+def _as_chat(wish: _Wish, fields: Mapping[str, Raw]) -> bytes:
+    """Return the chat completion request that is asked about; without a model, it is routed."""
+    chat: dict[str, Any] = {**fields, "model": wish.model or AUTO}
+    if wish.prompt is not None:
+        if not wish.prompt.strip():
+            raise InvalidRequestError("'prompt' must not be empty.", param="prompt")
+        chat["messages"] = [{"role": "user", "content": wish.prompt}]
+    return encode_fields(chat)
 
 
 def describe(plan: Plan) -> dict[str, Any]:

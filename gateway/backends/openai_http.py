@@ -101,8 +101,12 @@ class HttpResponse:
 
     async def read(self) -> bytes:
         """See `UpstreamResponse.read`."""
+        parts = []
         with mapped_errors(self._expert):
-            return await self._response.read()
+            while not self._response.content.at_eof():
+                async with asyncio.timeout(self._expert.timeout_s.idle):
+                    parts.append(await self._response.content.readany())
+        return b"".join(parts)
 
     async def aclose(self) -> None:
         """See `UpstreamResponse.aclose`."""

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from gateway.errors import InvalidRequestError
+from gateway.protocol import refuse_nul
 
 Block = Mapping[str, Any]
 ChatMessage = dict[str, Any]
@@ -23,6 +24,7 @@ _encode = msgspec.json.Encoder().encode
 def system_text(system: str | Sequence[Block] | None) -> str:
     """Return the system prompt as one text."""
     if isinstance(system, str):
+        refuse_nul(system, "system")
         return system
     texts = [_string(block, "text", f"system[{i}]") for i, block in enumerate(system or ())]
     return "\n\n".join(text for text in texts if not text.startswith(_BILLING))
@@ -46,6 +48,7 @@ def chat_messages(
         Naming the block at fault.
     """
     if isinstance(content, str):
+        refuse_nul(content, f"{at}.content")
         yield {"role": role, "content": content}
         return
     translate = _assistant if role == "assistant" else _user
@@ -182,4 +185,5 @@ def _string(block: Block, key: str, at: str) -> str:
     value = block.get(key)
     if not isinstance(value, str):
         raise InvalidRequestError(f"'{at}.{key}' must be a string.", param=f"{at}.{key}")
+    refuse_nul(value, f"{at}.{key}")
     return value

@@ -138,7 +138,7 @@ class ResponsesDialect:
                 "'input' must be a string or a list of items; got nothing.", param="input"
             )
         chat = _chat_fields(known, fields, conversation.messages, native_only)
-        request = parse_chat_request(encode_fields(chat))
+        request = parse_chat_request(encode_fields(chat), "input")
         draft = _draft(fields)
         _check_depth(draft)
         return Translation(

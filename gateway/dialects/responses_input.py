@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.errors import InvalidRequestError
+from gateway.protocol import refuse_nul
 
 Item = Mapping[str, Any]
 Message = dict[str, Any]
@@ -28,6 +29,7 @@ class Conversation:
         self.messages: list[Message] = []
         self.native_only: set[str] = set()
         if instructions:
+            refuse_nul(instructions, "instructions")
             self.messages.append({"role": "system", "content": instructions})
 
     def add(self, items: Iterable[Item], at: str) -> None:
@@ -94,6 +96,7 @@ class Conversation:
 
     def _content(self, content: object, at: str) -> str | list[dict[str, Any]]:
         if isinstance(content, str):
+            refuse_nul(content, at)
             return content
         if not isinstance(content, list):
             raise InvalidRequestError(f"'{at}' must be a string or a list of parts.", param=at)
@@ -145,4 +148,5 @@ def string(item: Item, key: str, at: str) -> str:
     value = item.get(key)
     if not isinstance(value, str):
         raise InvalidRequestError(f"'{at}.{key}' must be a string.", param=f"{at}.{key}")
+    refuse_nul(value, f"{at}.{key}")
     return value

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from gateway.app import create_app
 from gateway.backends.base import UpstreamRequest, UpstreamResponse
+from gateway.backends.litellm_sdk import Whole
 from gateway.cache.answers import AnswerCache
 from gateway.dialects.openai import Plain
 from gateway.dispatch import Dispatcher
@@ -65,6 +66,7 @@ def test_a_bug_is_logged_and_answered_in_openai_form(
         assert answer.json()["error"]["type"] == "api_error"
         assert "could be" not in answer.text
         assert answer.headers["x-request-id"]
+        assert answer.headers["connection"] == "close"  # uvicorn does
 
     with_app(tmp_path, use)
     (record,) = [record for record in caplog.records if record.message == "bug"]
@@ -117,6 +119,47 @@ def test_a_bug_on_the_way_is_accounted(tmp_path: Path, caplog: pytest.LogCapture
     with_app(tmp_path, use)
     (line,) = [record.__dict__["fields"] for record in caplog.records if record.msg == "request"]
     assert (line["status"], line["outcome"], line["attempts"]) == (500, "internal_error", ["only"])
+
+
+class OneAnswerBackend(BuggyBackend):
+    """A backend that gives one whole answer."""
+
+    async def open(self, expert: Expert, request: UpstreamRequest) -> UpstreamResponse:
+        return Whole(200, {}, b'{"choices": [{"finish_reason": "stop"}]}')
+
+
+class SlowSink(NoSink):
+    """A client that takes its time to read."""
+
+    def __init__(self) -> None:
+        self.read = b""
+
+    async def start(self, status: int, headers: dict[str, str]) -> None:
+        return
+
+    async def write(self, data: bytes) -> None:
+        await asyncio.sleep(3)
+        self.read += data
+
+    async def end(self) -> None:
+        return
+
+
+def test_a_whole_answer_is_not_cut_while_it_is_read(tmp_path: Path) -> None:
+    body = b'{"model":"only","messages":[{"role":"user","content":"hello"}]}'
+
+    async def use(app: FastAPI, client: Callable[..., httpx.AsyncClient]) -> None:
+        services: Services = app.state.services
+        dispatcher = Dispatcher(OneAnswerBackend(), services.metrics)
+        answers = AnswerCache(services.cache, 60)
+        pipeline = Pipeline(services.planner, dispatcher, services.ledger, answers)
+        sink = SlowSink()
+        call = Call(body, Plain(parse_chat_request), Caller(), "id", timeout_s=2)
+        await pipeline.answer(call, sink)
+        assert sink.read.startswith(b'{"choices"')
+        assert (await services.ledger.stats(None))["failed"] == 0
+
+    with_app(tmp_path, use)
 
 
 def test_strangers_do_not_see_the_ledger(tmp_path: Path) -> None:

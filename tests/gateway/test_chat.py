@@ -258,13 +258,14 @@ def test_route_takes_a_chat_request_as_well(gateway: Gateway) -> None:
     of_chat = gateway.post("/v1/route", json={"model": "auto", "messages": messages}).json()
     assert of_chat["probabilities"] == of_prompt["probabilities"]
     assert of_chat["cache"] == "hit"
+    assert gateway.post("/v1/route", json={"messages": messages}).json() == of_chat
     pinned = gateway.post("/v1/route", json={"model": "terse", "messages": messages}).json()
     assert (pinned["expert"], pinned["reason"], pinned["category"]) == ("terse", "pinned", None)
 
 
 @pytest.mark.parametrize(
     ("body", "param"),
-    [({"prompt": " "}, "prompt"), ({"prompt": 7}, "model"), ({}, "model"), ([], None)],
+    [({"prompt": " "}, "prompt"), ({"prompt": 7}, "prompt"), ({}, "messages"), ([], None)],
 )
 def test_route_refuses_what_is_no_prompt(gateway: Gateway, body: object, param: str) -> None:
     answer = gateway.post("/v1/route", json=body)

@@ -79,6 +79,27 @@ def test_ended_processes_are_folded_and_still_count(valkey: Valkey) -> None:
     with_ledgers(valkey, use)
 
 
+def test_a_process_that_was_folded_while_it_was_cut_off_counts_once(valkey: Valkey) -> None:
+    async def use(make: Make) -> None:
+        cut = make("cut")
+        cut.write(record())
+        await cut.store()
+        age(valkey, "cut")
+        await make("other").fold()
+        assert valkey.client.hkeys(KEY) == [ENDED]
+        cut.write(record("u"))
+        for requests in (2, 3):
+            stats = await cut.stats(9.0)
+            assert (stats["requests"], stats["completion_tokens"]) == (requests, 3 * requests)
+            assert stats["by_tenant"]["t"]["requests"] == 1
+            cut.write(record("u"))
+        # a Redis that comes back empty is another matter: all is stored again
+        valkey.client.flushall()
+        assert (await cut.stats(9.0))["requests"] == 3
+
+    with_ledgers(valkey, use)
+
+
 def test_one_process_folds_at_a_time(valkey: Valkey) -> None:
     async def use(make: Make) -> None:
         old = make("old")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -13,9 +15,13 @@ from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from gateway.backends.ask import ExpertAsk
+from gateway.composition import ROUTER_FAILURES, compose
 from gateway.experts import Expert, ExpertRegistry
+from gateway.metrics import Metrics
+from gateway.planner import Planner
 from routers.base import RouterError
 from routers.llm import LABELS
 from tests.servers import NOBODY_URL, Gateway, UpstreamServer, run_gateway, write_experts
@@ -151,3 +157,29 @@ def test_an_answer_that_is_none_is_a_failure_of_the_router(
 def test_nobody_there_is_a_failure_of_the_router(tmp_path: Path, url: str) -> None:
     with pytest.raises(RouterError, match="expert 'judge' did not answer the LLM router"):
         ExpertAsk(expert(tmp_path, base_url=url), None, None, 5)({})
+
+
+def test_an_edit_lets_the_llm_router_try_again(tmp_path: Path) -> None:
+    registry = ExpertRegistry.load(
+        write_experts(
+            tmp_path / "e.yaml",
+            [{"name": "judge", "base_url": NOBODY_URL}],
+            {},
+            llm_router={"expert": "judge"},
+        )
+    )
+
+    def ask(expert: Expert, timeout_s: float) -> ExpertAsk:
+        return ExpertAsk(expert, None, None, timeout_s)
+
+    async def fail(planner: Planner) -> None:
+        for number in range(ROUTER_FAILURES):
+            messages = [{"role": "user", "content": f"question {number}"}]
+            await planner.plan("auto", messages, (), "t")
+
+    first = compose(registry, ask)
+    with ThreadPoolExecutor(1) as executor:
+        planner = Planner(first, None, None, executor, Metrics(CollectorRegistry()))
+        asyncio.run(fail(planner))
+    assert first.ask_breaker.rests_for_s > 0
+    assert compose(registry, ask, first).ask_breaker.rests_for_s == 0

@@ -15,6 +15,7 @@ from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
 
 CODE = "Write a Python function that reverses a string"
 MEDICAL = "I have had a fever, a cough and chest pain for three days. Which illness is it?"
+MATH = "Solve the equation x^2 - 5x + 6 = 0 and show each step."
 LAW = "Is a verbal contract enforceable in court if there was no witness?"
 WHOLE = "One two threeé…"
 
@@ -32,6 +33,7 @@ def gateway(
         *({"name": name, "active_params_b": 2, **url} for name in ("cut", "fails", "unfinished")),
         {"name": "undone", **url},
         {"name": "begins", **url},
+        {"name": "errs", "max_retries": 0, "open_after_failures": None, **url},
         {"name": "toolong", **url},
         {"name": "late", "continuation": "prefill", **url},
         {"name": "malformed", "active_params_b": 2, **url},
@@ -46,6 +48,7 @@ def gateway(
         "coding": ["cut", "good"],
         "law": ["toolong", "good"],
         "medical": ["begins", "plain"],
+        "math": ["errs", "good"],
     }
     config = write_experts(folder / "experts.yaml", experts, mapping, min_confidence=0)
     with run_gateway(config, folder) as running:
@@ -154,6 +157,17 @@ def test_an_answer_of_which_nothing_was_said_begins_anew(gateway: Gateway) -> No
     assert text_of(answer) == WHOLE
     assert answer.text.endswith("data: [DONE]\n\n")
     assert gateway.logged(answer.headers["x-request-id"])["rescued_by"] == ["plain"]
+
+
+def test_a_stream_that_begins_with_a_failure_never_began(gateway: Gateway) -> None:
+    answer = gateway.chat("auto", MATH, stream=True)
+    told = answer.headers
+    assert (told["x-coe-expert"], told["x-coe-reason"]) == ("good", "fallback")
+    assert text_of(answer) == WHOLE
+    line = gateway.logged(told["x-request-id"])
+    assert (line["attempts"], line["rescued_by"]) == (["errs", "good"], [])
+    alone = gateway.chat("errs", stream=True)
+    assert (alone.status_code, alone.json()["error"]["code"]) == (502, "expert_failed")
 
 
 @pytest.mark.parametrize("expert", ["malformed", "toolcut"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,41 @@ def test_a_silent_stream_ends_with_the_time_of_the_whole_answer(tmp_path: Path) 
     with pytest.raises(ExpertTimeoutError):
         asyncio.run(read(tmp_path, stops=False, total_s=1.2 * PROBE_AFTER_S))
     assert time.monotonic() - started_s < 20
+
+
+async def read_whole(tmp_path: Path, *, idle_s: float, pause_s: float) -> bytes:
+    """Read an answer that is not streamed, whose server pauses in the middle of it."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head + b"12345")
+            await asyncio.sleep(pause_s)
+            writer.write(b"67890")
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    expert = {"name": "only", "base_url": url, "timeout_s": {"idle": idle_s}}
+    registry = ExpertRegistry.load(write_experts(tmp_path / "experts.yaml", [expert], {}))
+    backend = OpenAIBackend(tmp_path, {})
+    try:
+        response = await backend.open(registry["only"], replace(REQUEST, stream=False))
+        try:
+            return await response.read()
+        finally:
+            await response.aclose()
+    finally:
+        await backend.aclose()
+        server.close()
+
+
+def test_a_whole_answer_that_falls_silent_is_given_up(tmp_path: Path) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(ExpertTimeoutError):
+        asyncio.run(read_whole(tmp_path, idle_s=0.2, pause_s=60))
+    assert time.monotonic() - started_s < 20  # total would have been 600 s
+
+
+def test_a_whole_answer_may_pause(tmp_path: Path) -> None:
+    assert asyncio.run(read_whole(tmp_path, idle_s=30, pause_s=0.3)) == b"1234567890"

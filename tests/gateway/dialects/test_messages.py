@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -278,6 +279,12 @@ def test_errors_are_those_of_anthropic(client: anthropic.Anthropic, gateway: Gat
         ({"tools": [{"description": "no name"}]}, "tools[0].name"),
         ({"system": 7}, "system"),
         ({"temperature": "hot"}, "temperature"),
+        ({"system": "a\0"}, "'system'"),
+        ({"system": "Hi.", "messages": [{"role": "user", "content": "\0"}]}, "messages[0].content"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "\0"}]}]},
+            "messages[0].content[0].text",
+        ),
     ],
 )
 def test_a_bad_request_is_refused_and_the_field_is_named(
@@ -309,3 +316,19 @@ def test_tokens_are_estimated_elsewhere(client: anthropic.Anthropic) -> None:
     assert 3 <= few <= 20
     assert count("hello there " * 1000) >= 2000
     assert count("hello there", tools=[TOOL]) > few + 20
+
+
+def test_an_expert_that_does_not_count_is_not_waited_for(
+    client: anthropic.Anthropic, gateway: Gateway, upstream: UpstreamServer
+) -> None:
+    body = {"model": "slow", "messages": [{"role": "user", "content": "hello there"}]}
+    for fields in ({}, {"stream": True}):
+        started_s = time.monotonic()
+        answer = gateway.post("/v1/messages/count_tokens", json={**body, **fields})
+        assert time.monotonic() - started_s < 20  # a whole answer may take 600 s
+        assert (answer.status_code, 3 <= answer.json()["input_tokens"] <= 20) == (200, True)
+        (entry,) = upstream.seen(answer.headers["x-request-id"])
+        assert entry["path"] == "/v1/messages/count_tokens"
+    # its place is free, and its failure to count is none to answer
+    with pytest.raises(anthropic.InternalServerError, match="in time"):
+        stream(client, "hello", "slow")

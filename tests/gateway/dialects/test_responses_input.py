@@ -158,6 +158,9 @@ def test_a_request_reaches_the_expert_whole(
         ({"input": "a", "tools": [{"type": "web_search"}]}, "web_search"),
         ({"input": "a", "conversation": "conv_1"}, "conversation"),
         ({"input": "a", "temperature": "hot"}, "temperature"),
+        ({"input": " "}, "'input' must hold some content"),
+        ({"input": [{"role": "user", "content": "\0"}]}, "input[0].content"),
+        ({"input": "a", "instructions": "\0"}, "'instructions'"),
     ],
 )
 def test_a_bad_request_is_refused_and_the_field_is_named(
