@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.metrics import Metrics
+from gateway.record import Record
 
 KEY = "coe:2:ledger"
 """Redis hash: one field for each worker process, its totals as JSON."""
@@ -45,73 +46,6 @@ _Counters = tuple[Counter, Counter, Counter, Histogram, Histogram]
 _FAILURES = (RedisError, OSError, TimeoutError, ValueError, TypeError, AttributeError)
 
 _log = logging.getLogger("gateway.requests")
-
-
-@dataclass(slots=True)
-class Record:
-    """One request, filled in on its way and written when it ends.
-
-    Attributes
-    ----------
-    key_id : str or None
-        The visible part of the API key; None without one.
-    expert, category, preset, confidence, reason, router, cache : str, float or None
-        The choice; None for what was not come to. A pinned request has no preset.
-    active_params_b, expert_active_params_b : float or None
-        With and without the router; None when the expert's size is unknown.
-    usage : {"reported", "estimated", "none"}
-        Where the token counts come from: the expert, the length of the prompt and the number of
-        chunks streamed, or nowhere.
-    outcome : str
-        ``ok``, ``client_left``, ``cut``, ``rejected_by_expert`` or the code of an error.
-    attempts : list of str
-        Experts called, in order.
-    rescued_by : list of str
-        Experts that went on with an answer which broke in the middle of its stream.
-    """
-
-    request_id: str
-    tenant: str
-    key_id: str | None = None
-    model: str = ""
-    stream: bool = False
-    expert: str | None = None
-    category: str | None = None
-    preset: str | None = None
-    confidence: float | None = None
-    reason: str | None = None
-    router: str | None = None
-    cache: str = "off"
-    attempts: list[str] = field(default_factory=list)
-    rescued_by: list[str] = field(default_factory=list)
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    usage: str = "none"
-    finish_reason: str | None = None
-    router_active_params_b: float = 0.0
-    expert_active_params_b: float | None = None
-    first_byte_s: float | None = None
-    total_s: float | None = None
-    status: int = 0
-    outcome: str = "ok"
-    started_s: float = field(default_factory=time.monotonic)
-
-    @property
-    def active_params_b(self) -> float | None:
-        """Of the whole request, in 10^9; None when the expert's size is unknown."""
-        if self.expert_active_params_b is None:
-            return None
-        return round(self.expert_active_params_b + self.router_active_params_b, 9)
-
-    def elapsed_s(self) -> float:
-        """Seconds since the request arrived."""
-        return time.monotonic() - self.started_s
-
-    def line(self) -> dict[str, Any]:
-        """Return the record as the fields of a log line; it holds no prompt and no answer."""
-        shown: dict[str, Any] = msgspec.to_builtins(self)
-        del shown["started_s"]
-        return {**shown, "active_params_b": self.active_params_b}
 
 
 @dataclass(slots=True)

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from gateway.accounting import Record
 from gateway.backends.base import Backend, UpstreamRequest, UpstreamResponse
 from gateway.errors import (
     ExpertBusyError,
@@ -26,6 +25,7 @@ from gateway.experts import Expert
 from gateway.guard import Guard, Guards, RetryBudget
 from gateway.metrics import Metrics
 from gateway.protocol import CHAT, COMPLETIONS, EMBEDDINGS
+from gateway.record import Record
 from gateway.relay import Reading, StreamRelay, read_body, read_embeddings
 from gateway.relay_native import NativeRelay, read_native
 from gateway.timing import step_done

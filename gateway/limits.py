@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 
 from cachetools import LRUCache
 
-from gateway.accounting import Record
 from gateway.cache.link import WRITE_TIMEOUT_S, Link
 from gateway.errors import CacheError, QuotaError, RateLimitError
 from gateway.keys import MOST_REMEMBERED, ApiKey
+from gateway.record import Record
 
 PREFIX = "coe:1:limit"
 REQUESTS, TOKENS, BUDGET = "requests", "tokens", "active-b-tokens"

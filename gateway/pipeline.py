@@ -6,24 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
 
-from gateway.accounting import Ledger, Record
+from gateway.accounting import Ledger
 from gateway.backends.base import UpstreamRequest
 from gateway.cache.answers import AnswerCache, Recording
 from gateway.cache.sessions import session_keys
-from gateway.composition import label
 from gateway.dialects.base import Dialect, Sink, Translation
-from gateway.dialects.tokens import estimate_tokens
 from gateway.dispatch import Dispatcher, Opened
 from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError, InvalidRequestError
 from gateway.experts import Expert
 from gateway.keys import Caller
 from gateway.planner import Plan, Planner
-from gateway.protocol import CHAT, EMBEDDINGS, ChatRequest, upstream_body
-from gateway.relay import Reading, StreamRelay
+from gateway.protocol import CHAT, EMBEDDINGS, upstream_body
+from gateway.record import Record
+from gateway.relay import StreamRelay
 from gateway.relay_native import NativeRelay
 from gateway.rescue import continued, successors
 from gateway.timing import step_done
@@ -102,7 +99,7 @@ class Pipeline:
                 record.model, record.stream = asked.request.model, asked.request.stream
                 call.caller.check_model(record.model)
                 plan, session = await self._plan(call, asked)
-                note_plan(record, plan)
+                record.note_plan(plan)
                 step_done("plan")
                 opened, recording = await self._open(asked, plan.experts, record)
                 if opened.rest is None and limit is not None:
@@ -113,7 +110,7 @@ class Pipeline:
                 await self._relay(asked, plan, opened, record, sink)
                 await sink.end()
                 step_done("relay")
-                if recording is not None and may_be_kept(record):
+                if recording is not None and record.may_be_kept:
                     self._answers.keep(tenant, recording)
         except asyncio.CancelledError:
             record.outcome = "client_left"
@@ -182,7 +179,7 @@ class Pipeline:
         opened = await self._dispatcher.open(experts, request_for, record)
         if opened.expert is not experts[0]:
             record.reason = "fallback"
-        note_expert(record, opened.expert)
+        record.note_expert(opened.expert)
         return opened
 
     async def _relay(
@@ -192,7 +189,7 @@ class Pipeline:
         record.status = opened.response.status
         headers = {
             "content-type": opened.response.headers.get("content-type", "application/json"),
-            **decision_headers(record),
+            **record.headers(),
         }
         try:
             if opened.rest is not None:
@@ -205,7 +202,7 @@ class Pipeline:
         if opened.reading is None:
             record.outcome = "rejected_by_expert"
         else:
-            note_reading(record, opened.reading, asked.request)
+            record.note_reading(opened.reading, asked.request)
         await sink.start(record.status, {**headers, "content-length": str(len(opened.first))})
         await sink.write(opened.first)  # raises where the answer cannot be translated
         record.first_byte_s = record.elapsed_s()
@@ -243,7 +240,7 @@ class Pipeline:
                 await sink.write(missing)
         finally:
             await opened.aclose()
-            note_reading(record, relay.reading, asked.request)
+            record.note_reading(relay.reading, asked.request)
 
     async def _rescue(
         self,
@@ -273,7 +270,7 @@ class Pipeline:
         opened = await self._dispatcher.open(able, request_for, record)
         relay.resume()
         record.rescued_by.append(opened.expert.name)
-        note_expert(record, opened.expert)
+        record.note_expert(opened.expert)
         return opened
 
 
@@ -334,63 +331,3 @@ async def _time_limit(timeout_s: float) -> AsyncIterator[asyncio.Timeout]:
         raise ExpertTimeoutError(
             f"No answer within the {timeout_s:g} s that the request allows."
         ) from error
-
-
-def note_expert(record: Record, expert: Expert) -> None:
-    """Add a call that produces tokens to the record."""
-    before = record.expert_active_params_b if record.expert is not None else 0.0
-    size = expert.active_params_b
-    record.expert_active_params_b = None if before is None or size is None else before + size
-    record.expert = expert.name
-
-
-def may_be_kept(record: Record) -> bool:
-    """Whether an answer is complete, and one expert's."""
-    return record.outcome == "ok" and record.finish_reason == "stop" and not record.rescued_by
-
-
-def note_plan(record: Record, plan: Plan) -> None:
-    """Write the choice into the record."""
-    record.reason, record.cache, record.preset = plan.reason, plan.cache, plan.preset
-    record.router_active_params_b = plan.router_active_params_b
-    if plan.decision is not None and plan.router is not None:
-        record.category = plan.decision.category
-        record.confidence = round(plan.decision.confidence, 6)
-        record.router = label(plan.router)
-
-
-def note_reading(record: Record, reading: Reading, request: ChatRequest) -> None:
-    """Write what was read of the answer into the record; of a stream, what was not is estimated."""
-    record.finish_reason = reading.finish_reason
-    if reading.usage is not None:
-        record.prompt_tokens = reading.usage.prompt_tokens
-        record.completion_tokens = reading.usage.completion_tokens
-        record.usage = "reported"
-        if reading.finish_reason is None:  # counted before its end
-            record.completion_tokens = max(record.completion_tokens, reading.chunks)
-    elif reading.chunks:
-        record.prompt_tokens = estimate_tokens(request)
-        record.completion_tokens = reading.chunks
-        record.usage = "estimated"
-
-
-def decision_headers(record: Record) -> dict[str, str]:
-    """Return the ``x-coe-*`` headers; what is unknown is left out."""
-    values = {
-        "expert": record.expert,
-        "category": record.category,
-        "confidence": None if record.confidence is None else f"{record.confidence:.4f}",
-        "reason": record.reason,
-        "router": record.router,
-        "active-params-b": None
-        if record.active_params_b is None
-        else f"{record.active_params_b:g}",
-        "cache": record.cache,
-    }
-    return {f"x-coe-{name}": _quoted(value) for name, value in values.items() if value is not None}
-
-
-@lru_cache(4096)
-def _quoted(value: str) -> str:
-    """Return a value as ASCII, which headers are; names of categories need not be."""
-    return quote(value, safe=" @.:/")

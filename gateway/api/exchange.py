@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.accounting import Record
 from gateway.api.body import read_body
 from gateway.auth import authenticate
 from gateway.dialects.base import Dialect
 from gateway.errors import GatewayError, InvalidRequestError
 from gateway.pipeline import Call, Pipeline
+from gateway.record import Record
 from gateway.services import services_of
 from gateway.sse import data_event
 from gateway.timing import current_timer, start_timer, step_done

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gateway.accounting import ENDED, ENDED_AFTER_S, KEY, MOST_NAMES, OTHER, Record, RedisLedger
+from gateway.accounting import ENDED, ENDED_AFTER_S, KEY, MOST_NAMES, OTHER, RedisLedger
 from gateway.cache.link import connect
 from gateway.metrics import Metrics
+from gateway.record import Record
 from tests.servers import Valkey
 
 

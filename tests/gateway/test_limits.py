@@ -11,12 +11,12 @@ from typing import Any, cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from gateway.accounting import Record
 from gateway.cache.link import Link, connect
 from gateway.errors import GatewayError, QuotaError, RateLimitError
 from gateway.keys import ApiKey
 from gateway.limits import Limits
 from gateway.metrics import Metrics
+from gateway.record import Record
 from tests.servers import Valkey
 
 NOON_S = 1_800_014_400.0
