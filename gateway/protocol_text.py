@@ -53,6 +53,7 @@ class _EmbeddingFields(msgspec.Struct):
 
     model: Model
     input: Prompt
+    cache: Any = None
 
 
 _decode_completion = msgspec.json.Decoder(_CompletionFields).decode
@@ -104,6 +105,7 @@ def parse_embedding_request(body: bytes) -> ChatRequest:
         max_tokens=0,
         fields=fields,
         path=EMBEDDINGS,
+        cache=take_cache(known.cache, fields),
     )
 
 

@@ -17,6 +17,9 @@ from gateway.planner import Plan
 from gateway.protocol import ChatRequest
 from gateway.relay import Reading
 
+_COMPLETE = {"stop", "end_turn"}
+"""What experts say of an answer that came to its own end: in OpenAI's words, and in Anthropic's."""
+
 
 @dataclass(slots=True)
 class Record:
@@ -87,7 +90,7 @@ class Record:
     @property
     def may_be_kept(self) -> bool:
         """Whether the answer is complete, and one expert's."""
-        return self.outcome == "ok" and self.finish_reason == "stop" and not self.rescued_by
+        return self.outcome == "ok" and self.finish_reason in _COMPLETE and not self.rescued_by
 
     def note_plan(self, plan: Plan) -> None:
         """Write down the choice."""

@@ -87,7 +87,7 @@ def read_embeddings(body: bytes) -> Reading:
     answer = _whole(body)
     if answer.error is not None or bytes(answer.data) in _NONE:
         raise ExpertError("The expert's answer holds no embeddings.")
-    return Reading(read_usage(answer.usage))
+    return Reading(read_usage(answer.usage), "stop")  # half an answer has no vectors
 
 
 def _whole(body: bytes) -> _Answer:

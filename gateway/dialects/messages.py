@@ -129,6 +129,8 @@ class Messages:
         except RecursionError as error:  # blocks may hold blocks
             raise InvalidRequestError(TOO_DEEP) from error
         request = parse_chat_request(encode_fields(chat))
+        if request.cache is not None:
+            del fields["cache"]  # it is for the gateway
         return Translation(
             request,
             Native(path, "messages", partial(_native_body, fields, known.system), self._headers),

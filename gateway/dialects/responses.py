@@ -139,6 +139,8 @@ class ResponsesDialect:
             )
         chat = _chat_fields(known, fields, conversation.messages, native_only)
         request = parse_chat_request(encode_fields(chat), "input")
+        if request.cache is not None:
+            del fields["cache"]  # it is for the gateway
         draft = _draft(fields)
         _check_depth(draft)
         return Translation(

@@ -43,6 +43,8 @@ def gateway(
     models["long"] = "long"  # over the limit
     experts = [{**shared, "name": name, "model": model} for name, model in models.items()]
     experts[1]["cache"] = True
+    speaks = ["messages", "responses", "embeddings"]
+    experts.append({**shared, "name": "speaks", "model": "script", "capabilities": speaks})
     config = write_experts(folder / "experts.yaml", experts, {}, general="good")
     environ = {"REDIS_URL": valkey.url, "COE_REDIS_TIMEOUT_MS": "300"}
     with run_gateway(config, folder, **environ) as running:
@@ -126,6 +128,58 @@ def test_a_routed_request_is_planned_first(gateway: Gateway, valkey: Valkey) -> 
     first, again = ask_twice(gateway, valkey, "auto", cache=True)
     assert (first.headers["x-coe-cache"], again.headers["x-coe-cache"]) == ("miss", "answer_hit")
     assert again.headers["x-coe-expert"] == "good"
+
+
+WHOLE_MESSAGE = {"type": "message", "content": [], "stop_reason": "end_turn", "usage": {}}
+WHOLE_RESPONSE = {"id": "r", "status": "completed", "output": []}
+
+
+def native_message(*last: str) -> str:
+    events = [{"type": "message_start"}, {"type": "message_delta", "delta": WHOLE_MESSAGE}]
+    events += [{"type": name} for name in last]
+    return json.dumps({"stream": [f"data: {json.dumps(event)}\n\n" for event in events]})
+
+
+def said(text: str, **fields: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": 5, **fields}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "keeps"),
+    [
+        ("embeddings", {"input": "some text"}, True),
+        ("messages", said(json.dumps({"whole": WHOLE_MESSAGE})), True),
+        ("messages", said(json.dumps({"whole": {**WHOLE_MESSAGE, "stop_reason": "x"}})), False),
+        ("messages", said(native_message("message_stop"), stream=True), True),
+        ("messages", said(native_message(), stream=True), False),
+        ("messages", said("translated", model="good"), True),
+        ("responses", {"input": "translated", "model": "good"}, True),
+        # its id is that of a turn, which may be gone on with or deleted once
+        ("responses", {"input": json.dumps({"whole": WHOLE_RESPONSE}), "store": False}, False),
+    ],
+)
+def test_answers_in_other_forms_are_kept_too(
+    gateway: Gateway,
+    valkey: Valkey,
+    upstream: UpstreamServer,
+    path: str,
+    body: dict[str, Any],
+    keeps: bool,
+) -> None:
+    asked = {"model": "speaks", "user": uuid4().hex, "cache": True, **body}
+    before = kept(valkey)
+    first = gateway.post(f"/v1/{path}", json=asked)
+    gateway.logged(first.headers["x-request-id"])
+    (entry,) = upstream.seen(first.headers["x-request-id"])
+    assert "cache" not in json.loads(entry["raw"])
+    if keeps:
+        wait_for(lambda: kept(valkey) == before + 1)
+    again = gateway.post(f"/v1/{path}", json=asked)
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert calls(upstream, again) == (not keeps)
+    assert (again.headers["x-coe-cache"] == "answer_hit") is keeps
+    if keeps and asked["model"] == "speaks":
+        assert again.content == first.content
 
 
 @pytest.mark.parametrize(
