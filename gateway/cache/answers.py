@@ -3,8 +3,8 @@
 An answer is kept as the bytes its expert sent, under all that could have changed them: the tenant,
 everything that ``experts.yaml`` says of the expert, and the request as it was sent upstream. Whole
 and streamed answers are kept apart; a kept stream is sent as a stream, with the events it had.
-Embeddings are kept too. What an expert gives as a response of its own is not: its id names a turn that
-clients go on with or delete.
+Embeddings are kept too. What an expert gives as a response of its own is not: its id names a turn
+that clients go on with or delete.
 """
 
 from __future__ import annotations
