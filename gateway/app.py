@@ -34,7 +34,7 @@ from gateway.backends.litellm_sdk import LiteLLMBackend
 from gateway.backends.openai_http import OpenAIBackend
 from gateway.cache.answers import AnswerCache
 from gateway.cache.choices import RedisChoiceCache
-from gateway.cache.link import Link, connect
+from gateway.cache.link import Link, connect, n_cancellations
 from gateway.cache.responses import Responses
 from gateway.cache.sessions import RedisSessions
 from gateway.dispatch import Dispatcher
@@ -177,7 +177,7 @@ def _children_of(run_dir: Path) -> Callable[[], Mapping[str, str]]:
 
 async def _store_ledger(services: Services) -> None:
     await services.ledger.fold()
-    while True:
+    while not n_cancellations():
         await asyncio.sleep(LEDGER_PERIOD_S)
         await services.ledger.store()
 

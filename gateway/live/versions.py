@@ -5,6 +5,7 @@ Gateways on one Redis whose experts files have the same name are replicas of eac
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, WatchError
 
+from gateway.cache.link import n_cancellations
 from gateway.errors import CacheError
 
 PREFIX = "coe:1:experts"
@@ -147,10 +149,13 @@ class VersionStore:
 
 @contextmanager
 def _guarded() -> Iterator[None]:
+    cancelled = n_cancellations()
     try:
         yield
     except (RedisError, OSError, TimeoutError, ValueError) as error:
         raise CacheError(f"versions of the experts: {type(error).__name__}") from error
+    if n_cancellations() > cancelled:
+        raise asyncio.CancelledError
 
 
 def _decoded(value: Any) -> Version | None:  # noqa: ANN401 (redis-py types no answer)
