@@ -70,8 +70,8 @@ def authorize_admin(request: Request, settings: Settings) -> None:
     here = is_loopback(_host_of(f"//{request.headers.get('host', '')}"))
     if not nearby or not here or _asked_by_foreign_page(request):
         raise PermissionDeniedError(
-            "/admin is open to callers on this machine only, by its loopback address or as "
-            "localhost, while COE_ADMIN_KEY is not set."
+            "This is for administrators: while COE_ADMIN_KEY is not set, callers on this machine "
+            "only, by its loopback address or as localhost."
         )
 
 

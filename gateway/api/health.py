@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from gateway.auth import authorize_admin
 from gateway.composition import label
 from gateway.errors import CacheError, ExpertError
 from gateway.experts import Expert
@@ -73,8 +74,13 @@ async def _cache_state(services: Services) -> str:
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
-    """Return the metrics of all workers in the Prometheus text format."""
+    """Return the metrics of all workers in the Prometheus text format.
+
+    They tell of all tenants: where clients have keys of their own, they are for administrators.
+    """
     services = services_of(request)
+    if services.settings.require_keys:
+        authorize_admin(request, services.settings)
     best_b = services.composition.best_single_params_b
     services.metrics.resident_params_b.set(services.composition.registry.resident_params_b)
     services.metrics.best_single_params_b.set(math.nan if best_b is None else best_b)

@@ -13,6 +13,8 @@ from gateway.errors import CacheError, ResponseGoneError, StateUnavailableError
 PREFIX = "coe:1:response"
 TTL_S = 86_400
 """A response that nobody goes on with is forgotten after this, in seconds."""
+MOST_BYTES = 8_000_000
+"""A conversation that is longer is not kept: Redis would make all others wait for it."""
 
 Item = dict[str, Any]
 
@@ -28,11 +30,14 @@ class StoredResponse(msgspec.Struct, frozen=True):
         The items that the client sent for it.
     chain : tuple of str
         Ids of the responses before it, oldest first.
+    size : int
+        Bytes of those before it; once it is stored, its own too.
     """
 
     response: dict[str, Any]
     input: list[Item]
     chain: tuple[str, ...] = ()
+    size: int = 0
 
     @property
     def items(self) -> list[Item]:
@@ -85,8 +90,18 @@ class Responses:
         return turns
 
     async def put(self, tenant: str, stored: StoredResponse) -> bool:
-        """Keep a response, and those before it as long; False when Redis cannot be reached."""
+        """Keep a response, and those before it as long.
+
+        Returns
+        -------
+        bool
+            False when the conversation is too long, or Redis cannot be reached.
+        """
         key = _key(tenant, stored.response["id"])
+        size = stored.size + len(msgspec.json.encode(stored))
+        if size > MOST_BYTES:
+            return False
+        stored = msgspec.structs.replace(stored, size=size)
         try:
             async with self._link.guarded("set") as redis:
                 commands = redis.pipeline(transaction=False)

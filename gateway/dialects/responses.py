@@ -161,11 +161,12 @@ class ResponsesDialect:
         native: bool,
     ) -> Sink:
         chain = (*turns[-1].chain, turns[-1].response["id"]) if turns else ()
+        size = turns[-1].size if turns else 0
 
         async def keep(response: dict[str, Any]) -> bool:
             if known.store is False:
                 return False
-            return await self._stored.put(tenant, StoredResponse(response, asked, chain))
+            return await self._stored.put(tenant, StoredResponse(response, asked, chain, size))
 
         return ResponsesSink(sink, native, draft, keep, stream=bool(known.stream))
 

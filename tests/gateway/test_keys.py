@@ -141,6 +141,15 @@ def test_administrators_alone_make_keys(gateway: Gateway) -> None:
 # who gets in
 
 
+def test_metrics_name_all_tenants_and_are_for_administrators(gateway: Gateway) -> None:
+    key = create(gateway)["key"]
+    assert ask(gateway, key).status_code == 200
+    for sent in ({}, {"authorization": f"Bearer {key}"}):
+        assert gateway.get("/metrics", headers=sent).status_code == 401
+    as_admin = {"authorization": f"Bearer {ADMIN_KEY}"}
+    wait_for(lambda: 'name="team-a"' in gateway.get("/metrics", headers=as_admin).text)
+
+
 def test_every_surface_for_clients_needs_a_key(gateway: Gateway) -> None:
     paths = gateway.get("/openapi.json").json()["paths"]
     asked = [(path, method) for path in paths for method in paths[path] if path.startswith("/v1/")]

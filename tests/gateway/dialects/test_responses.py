@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import Any
 import openai
 import pytest
 from openai.types.responses import Response
+from prometheus_client import CollectorRegistry
 
+from gateway.cache.link import Link, connect
+from gateway.cache.responses import MOST_BYTES, Responses, StoredResponse
+from gateway.metrics import Metrics
 from tests.gateway.dialects.conftest import ADMIN_KEY, CODE, call_delta, chat, chat_stream, script
 from tests.gateway.dialects.test_responses_input import ITEMS, client_of, sent_for
 from tests.servers import Gateway, UpstreamServer, Valkey, run_gateway, write_experts
@@ -211,6 +216,30 @@ def test_tenants_do_not_see_each_others_responses(gateway: Gateway) -> None:
             theirs.responses.delete(made.id)
         with pytest.raises(openai.BadRequestError):
             theirs.responses.create(model="script", input="a", previous_response_id=made.id)
+
+
+def test_a_long_conversation_is_not_kept(tmp_path: Path) -> None:
+    valkey = Valkey(tmp_path)
+    valkey.start()
+
+    async def put() -> list[bool]:
+        redis = connect(valkey.url, 10_000)
+        kept = Responses(Link(redis, Metrics(CollectorRegistry()), 10_000))
+        item = {"type": "message", "content": "x" * (MOST_BYTES // 2)}
+        first = StoredResponse({"id": "r1", "output": []}, [item])
+        done = [await kept.put("t", first)]
+        (turn,) = await kept.turns("t", "r1")
+        assert MOST_BYTES / 2 < turn.size < MOST_BYTES
+        for items in ([], [item]):
+            second = StoredResponse({"id": "r2", "output": []}, items, ("r1",), turn.size)
+            done.append(await kept.put("t", second))
+        await redis.aclose()
+        return done
+
+    try:
+        assert asyncio.run(put()) == [True, True, False]
+    finally:
+        valkey.kill()
 
 
 def test_any_replica_goes_on_and_redis_may_fail(upstream: UpstreamServer, tmp_path: Path) -> None:
