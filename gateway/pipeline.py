@@ -17,7 +17,8 @@ from gateway.dispatch import Dispatcher, Opened
 from gateway.errors import ExpertError, ExpertTimeoutError, GatewayError, InvalidRequestError
 from gateway.experts import Expert
 from gateway.keys import Caller
-from gateway.planner import Plan, Planner
+from gateway.plan import Plan
+from gateway.planner import Planner
 from gateway.protocol import CHAT, EMBEDDINGS, upstream_body
 from gateway.record import Record
 from gateway.relay import StreamRelay
@@ -146,6 +147,7 @@ class Pipeline:
             call.caller.tenant,
             request.max_tokens,
             session.so_far if session else None,
+            bytes(request.fields["messages"]) if "messages" in request.fields else None,
         )
         return plan, session.next if session else None
 

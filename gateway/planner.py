@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from gateway.able import able, count_chars
 from gateway.background import by_size, is_background
@@ -19,10 +19,12 @@ from gateway.errors import InvalidRequestError, ModelNotFoundError
 from gateway.experts import Expert
 from gateway.explore import explored
 from gateway.metrics import Metrics
+from gateway.plan import Cache, Plan, with_kept
+from gateway.recent import Recent
 from gateway.timing import step_done
-from routers.base import GENERAL, Decision, Router, RouterError
+from routers.base import Decision, Router, RouterError
 from routers.keyword import KeywordRouter
-from routers.mapping import DEFAULT_PRESET, ExpertMapping
+from routers.mapping import DEFAULT_PRESET
 from routers.text import RequestText, read_request
 
 LONG_CHARS = 200_000
@@ -30,73 +32,10 @@ LONG_CHARS = 200_000
 MOST_ASKING = 64
 """Questions of routers that ask a service, at the same time."""
 
-SWITCH_MARGIN = 0.5
-"""By how much more probable than the category before a new one must be to change the expert."""
-
-LEAST_TOPIC_CHARS = 20
-"""A shorter text changes no topic."""
-LEAST_GENERAL_CHARS = 60
-"""The same for a new category `general`: there "hm, that is wrong, try again" ends up too."""
-
-Cache = Literal["hit", "miss", "off"]
+MOST_REMEMBERED_BYTES = 4096
+"""Longer conversations are read anew each time: it seldom comes twice."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Where a request goes.
-
-    Attributes
-    ----------
-    experts : tuple of Expert
-        Best first; the later ones are the fallbacks. A pinned expert has none.
-    decision : Decision or None
-        What the router said; None when the client pinned an expert.
-    reading : RequestText or None
-        What of the conversation was classified; None likewise.
-    router : Router or None
-        The router that answered; None likewise.
-    cache : {"hit", "miss", "off"}
-        Whether the choice was found in the cache.
-    router_active_params_b : float
-        10^9 parameters spent on classifying: 0 for a cached choice or a pinned expert.
-    stuck : bool
-        Whether the conversation keeps an expert that the decision alone would not choose.
-    explores : bool
-        Whether the prompt tries out an expert; see `gateway.explore`.
-    why : str
-        The reason where there is no decision.
-    preset : str or None
-        The preset it was routed under; None when the client pinned an expert.
-    mapping : ExpertMapping or None
-        What ranked the experts; None likewise.
-    """
-
-    experts: tuple[Expert, ...]
-    decision: Decision | None
-    reading: RequestText | None
-    router: Router | None
-    cache: Cache
-    router_active_params_b: float
-    stuck: bool = False
-    explores: bool = False
-    why: str = "pinned"
-    preset: str | None = None
-    mapping: ExpertMapping | None = None
-
-    @property
-    def reason(self) -> str:
-        """Why the first expert was chosen, as in ``x-coe-reason``."""
-        if self.decision is None:
-            return self.why
-        if self.stuck:
-            return "sticky"
-        if self.explores:
-            return "explore"
-        if self.cache == "hit" and self.decision.reason == "routed":
-            return "cached_choice"
-        return self.decision.reason
 
 
 class Planner:
@@ -131,6 +70,7 @@ class Planner:
         self._executor = executor
         self._asking = ThreadPoolExecutor(MOST_ASKING, "ask")
         self._metrics = metrics
+        self._recent: Recent[Plan] = Recent()
         self._hits, self._misses = metrics.choices.labels("hit"), metrics.choices.labels("miss")
 
     async def plan(
@@ -141,6 +81,7 @@ class Planner:
         tenant: str,
         max_tokens: int = 0,
         session: bytes | None = None,
+        sent: bytes | None = None,
     ) -> Plan:
         """Return where a request goes.
 
@@ -150,6 +91,8 @@ class Planner:
             Most tokens of the answer; 0 when there is no limit.
         session : bytes or None
             Key of the conversation that it goes on with; None when it begins one.
+        sent : bytes or None
+            `messages` as they came; None where the request has no such part.
 
         Raises
         ------
@@ -165,33 +108,59 @@ class Planner:
         routes = composition.routes
         if model not in routes:
             raise self._not_found(model)
-        candidates = able(registry, messages, needs, max_tokens)
+        key = (tenant, model, frozenset(needs), max_tokens, sent)
+        plan = self._recent.get(composition, key)
+        if plan is None:
+            candidates = able(registry, messages, needs, max_tokens)
+            plan = await self._routed(composition, messages, candidates, tenant, routes[model])
+            if sent is not None and len(sent) <= MOST_REMEMBERED_BYTES:
+                self._remember(composition, key, plan)
+        elif plan.cache == "hit":
+            self._hits.inc()
+        found = await self._session(session, plan)
+        if found is None or found.expert not in able(registry, messages, needs, max_tokens):
+            return plan
+        return with_kept(plan, registry[found.expert], found.category)
+
+    async def _routed(
+        self,
+        composition: Composition,
+        messages: Sequence[Mapping[str, Any]],
+        candidates: Collection[str],
+        tenant: str,
+        preset: str,
+    ) -> Plan:
+        """Return where a conversation would go that begins now."""
+        registry = composition.registry
         if registry.file.background == "cheapest" and is_background(messages):
             cheapest = by_size(composition, candidates)
             return Plan(cheapest, None, None, None, "off", 0.0, why="background")
         reading = await self._read(messages)
         router, choice, cache = await self._choose(composition, reading.text, tenant)
         decision = composition.decide(router, choice)
-        ranked = composition.mapping.rank(decision, candidates, routes[model])
-        on_trial = composition.explorations if routes[model] == DEFAULT_PRESET else {}
+        ranked = composition.mapping.rank(decision, candidates, preset)
+        on_trial = composition.explorations if preset == DEFAULT_PRESET else {}
         tried = explored(on_trial, reading.text, decision.probabilities, candidates)
-        kept = await self._kept(session, reading.text, decision, router, candidates)
-        experts = tuple(registry[name] for name in dict.fromkeys((*kept, *tried, *ranked)))
         by_rule = isinstance(router, KeywordRouter) and router.matches(reading.text)
-        spent = 0.0 if cache == "hit" or by_rule else router.active_params_b
-        stuck = experts[0].name != (*tried, *ranked)[0]
         return Plan(
-            experts,
+            tuple(registry[name] for name in dict.fromkeys((*tried, *ranked))),
             decision,
             reading,
             router,
             cache,
-            spent,
-            stuck,
+            0.0 if cache == "hit" or by_rule else router.active_params_b,
             explores=bool(tried),
-            preset=routes[model],
+            preset=preset,
             mapping=composition.mapping,
         )
+
+    def _remember(self, composition: Composition, key: Hashable, plan: Plan) -> None:
+        """Have the same words take the same way for a while, as a choice from the cache."""
+        if plan.cache == "off":
+            self._recent.put(composition, key, plan)
+        elif plan.router is composition.routers[0]:  # not one that stood in for it
+            cached = replace(plan, cache="hit", router_active_params_b=0.0)
+            self._recent.put(composition, key, cached)
 
     def is_routed(self, model: str) -> bool:
         """Whether a prompt is read for a model: not where it names an expert."""
@@ -248,22 +217,11 @@ class Planner:
             return None
         return {"category": category, "reason": reason}
 
-    async def _kept(
-        self,
-        key: bytes | None,
-        text: str,
-        decision: Decision,
-        router: Router,
-        candidates: Collection[str],
-    ) -> tuple[str, ...]:
-        """Return the expert that a conversation keeps; nobody when it keeps none."""
-        if key is None or self._sessions is None:
-            return ()
-        session = await self._sessions.get(key)
-        if session is None or session.expert not in candidates:
-            return ()
-        switches = pays(decision, text, router.categories_, session.category)
-        return () if switches else (session.expert,)
+    async def _session(self, key: bytes | None, plan: Plan) -> Session | None:
+        """Return what is known of the conversation that a request goes on with."""
+        if key is None or self._sessions is None or plan.decision is None:
+            return None
+        return await self._sessions.get(key)
 
     def remember(self, key: bytes, expert: Expert, decision: Decision) -> None:
         """Note which expert a conversation is with."""
@@ -343,22 +301,3 @@ class Planner:
         self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
         step_done("classify")
         return choice
-
-
-def pays(decision: Decision, text: str, categories: Sequence[str], before: str) -> bool:
-    """Whether a conversation should follow a new decision: a clear change of topic.
-
-    Parameters
-    ----------
-    text : str
-        What was classified: too short a text, like "commit it", changes no topic.
-    before : str
-        The category that led to its expert.
-    """
-    if decision.reason == "low_confidence" or decision.category == before:
-        return False
-    least_chars = LEAST_GENERAL_CHARS if decision.category == GENERAL else LEAST_TOPIC_CHARS
-    if len(text) < least_chars:
-        return False
-    held = decision.probabilities[categories.index(before)] if before in categories else 0.0
-    return bool(decision.confidence - held >= SWITCH_MARGIN)

@@ -13,7 +13,7 @@ import msgspec
 from gateway.composition import label
 from gateway.dialects.tokens import estimate_tokens
 from gateway.experts import Expert
-from gateway.planner import Plan
+from gateway.plan import Plan
 from gateway.protocol import ChatRequest
 from gateway.relay import Reading
 

@@ -146,11 +146,13 @@ def decide(
     Robust routing in Composition of Experts (arXiv 2412.01868): uncertain inputs go to a general
     expert.
     """
-    best = int(np.argmax(probabilities))
-    confidence = float(probabilities[best])
-    if margins(probabilities[np.newaxis], categories)[0] < min_margin:
+    row: list[float] = probabilities.tolist()  # for one row numpy takes three times as long
+    confidence = max(row)
+    category = categories[row.index(confidence)]
+    held = row[categories.index(GENERAL)] if GENERAL in categories else 0.0
+    if category != GENERAL and confidence - held < min_margin:
         return Decision(GENERAL, confidence, probabilities, "low_confidence", expected)
-    return Decision(categories[best], confidence, probabilities, "routed", expected)
+    return Decision(category, confidence, probabilities, "routed", expected)
 
 
 def margins(probabilities: FloatArray, categories: Sequence[str]) -> FloatArray:

@@ -15,7 +15,7 @@ from gateway.auth import authenticate
 from gateway.composition import label
 from gateway.errors import InvalidRequestError
 from gateway.experts import AUTO
-from gateway.planner import Plan
+from gateway.plan import Plan
 from gateway.protocol import decode_fields, encode_fields, parse_chat_request
 from gateway.services import services_of
 from routers.base import Decision

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.cache.sessions import session_keys
-from gateway.planner import SWITCH_MARGIN, pays
+from gateway.plan import SWITCH_MARGIN, pays
 from routers.base import decide
 from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
 
