@@ -184,7 +184,8 @@ class Dispatcher:
             guard.breaker.abandoned(probe=probe)
             guard.leave()
             raise
-        guard.breaker.succeeded()
+        if probe or opened.rest is None:  # a stream can still break: see `note_end`
+            guard.breaker.succeeded()
         return opened
 
     async def read_aside(self, expert: Expert, request: UpstreamRequest) -> bytes:
@@ -220,6 +221,10 @@ class Dispatcher:
             return await response.read()
         finally:
             await response.aclose()
+
+    def note_end(self, opened: Opened) -> None:
+        """Count a stream that came to its end."""
+        opened.guard.breaker.succeeded()
 
     def note_cut(self, opened: Opened, error: ExpertError) -> None:
         """Count a failure in the middle of an answer."""

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from gateway.accounting import Ledger
 from gateway.backends.base import UpstreamRequest
@@ -28,7 +27,6 @@ from gateway.timing import step_done
 
 MOST_RESCUES = 2
 """An answer that broke more often than this ends with an error."""
-ANSWER_HIT = "answer_hit"
 _UNBUFFERED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -160,11 +158,7 @@ class Pipeline:
             request = upstream_request(asked, best, record.request_id)
             kept = await self._answers.find(record.tenant, best, request)
             if kept is not None:
-                record.cache, record.expert, record.expert_active_params_b = (
-                    ANSWER_HIT,
-                    best.name,
-                    0.0,
-                )
+                record.note_kept(best)
                 return kept, None
         opened = await self._dispatch(asked, experts, record)
         keeps = opened.expert.cache if cached is None else cached
@@ -213,24 +207,16 @@ class Pipeline:
         self, asked: Translation, plan: Plan, opened: Opened, record: Record, sink: Sink
     ) -> None:
         """Pass a stream on; where it breaks, another expert goes on with it."""
-
-        def note() -> dict[str, Any]:
-            rescued = {"rescued_by": record.rescued_by} if record.rescued_by else {}
-            return {
-                "expert": record.expert,
-                "active_params_b": record.active_params_b,
-                **rescued,
-            }
-
         relay: StreamRelay | NativeRelay
         if is_native(asked, opened.request):
             relay = NativeRelay()
         else:
-            relay = StreamRelay(show_usage=asked.request.include_usage, note=note)
+            relay = StreamRelay(show_usage=asked.request.include_usage, note=record.cost)
         try:
             while True:
                 try:
                     await _pump(opened, relay, sink)
+                    self._dispatcher.note_end(opened)
                     break
                 except ExpertError as error:
                     if relay.complete:

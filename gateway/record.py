@@ -17,6 +17,7 @@ from gateway.plan import Plan
 from gateway.protocol import ChatRequest
 from gateway.relay import Reading
 
+ANSWER_HIT = "answer_hit"
 _COMPLETE = {"stop", "end_turn"}
 """What experts say of an answer that came to its own end: in OpenAI's words, and in Anthropic's."""
 
@@ -108,6 +109,10 @@ class Record:
         self.expert_active_params_b = None if before is None or size is None else before + size
         self.expert = expert.name
 
+    def note_kept(self, expert: Expert) -> None:
+        """Note that an answer of an expert is given again."""
+        self.cache, self.expert, self.expert_active_params_b = ANSWER_HIT, expert.name, 0.0
+
     def note_reading(self, reading: Reading, request: ChatRequest) -> None:
         """Write down what was read of the answer; of a stream, what was not is estimated."""
         self.finish_reason = reading.finish_reason
@@ -121,6 +126,11 @@ class Record:
             self.prompt_tokens = estimate_tokens(request)
             self.completion_tokens = reading.chunks
             self.usage = "estimated"
+
+    def cost(self) -> dict[str, Any]:
+        """Return what is added as ``coe`` to the last chunk of a stream."""
+        rescued = {"rescued_by": self.rescued_by} if self.rescued_by else {}
+        return {"expert": self.expert, "active_params_b": self.active_params_b, **rescued}
 
     def headers(self) -> dict[str, str]:
         """Return the ``x-coe-*`` headers; what is unknown is left out."""

@@ -43,6 +43,7 @@ def gateway(
     models["long"] = "long"  # over the limit
     experts = [{**shared, "name": name, "model": model} for name, model in models.items()]
     experts[1]["cache"] = True
+    experts[3]["open_after_failures"] = None
     speaks = ["messages", "responses", "embeddings"]
     experts.append({**shared, "name": "speaks", "model": "script", "capabilities": speaks})
     config = write_experts(folder / "experts.yaml", experts, {}, general="good")

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 
-from tests.servers import Gateway, UpstreamServer, run_gateway, write_experts
+from tests.servers import Gateway, UpstreamServer, run_gateway, wait_for, write_experts
 
 CODE = "Write a Python function that reverses a string"
 MEDICAL = "I have had a fever, a cough and chest pain for three days. Which illness is it?"
@@ -26,18 +26,20 @@ def gateway(
 ) -> Iterator[Gateway]:
     folder = tmp_path_factory.mktemp("rescue")
     url = {"base_url": upstream.base_url}
+    patient = {"open_after_failures": None, **url}
     experts: list[dict[str, Any]] = [
         {"name": "good", "model": "ok", "active_params_b": 1, "continuation": "prefill", **url},
         {"name": "vllm", "model": "ok", "continuation": "continue_final_message", **url},
         {"name": "plain", "model": "ok", **url},
-        *({"name": name, "active_params_b": 2, **url} for name in ("cut", "fails", "unfinished")),
+        *({"name": name, "active_params_b": 2, **patient} for name in ("cut", "fails")),
+        {"name": "unfinished", "max_retries": 0, **url},
         {"name": "undone", **url},
-        {"name": "begins", **url},
-        {"name": "errs", "max_retries": 0, "open_after_failures": None, **url},
+        {"name": "begins", **patient},
+        {"name": "errs", "max_retries": 0, **patient},
         {"name": "toolong", **url},
         {"name": "late", "continuation": "prefill", **url},
-        {"name": "malformed", "active_params_b": 2, **url},
-        {"name": "toolcut", "active_params_b": 2, **url},
+        {"name": "malformed", "active_params_b": 2, **patient},
+        {"name": "toolcut", "active_params_b": 2, **patient},
         {"name": "stalled", "active_params_b": 2, "timeout_s": {"idle": 0.3}, **url},
         {"name": "flaps", "model": "flap-2", **url},
         {"name": "broken", "model": "status-500", "max_retries": 0, **url},
@@ -209,6 +211,27 @@ def test_a_lone_expert_that_keeps_failing_is_left_alone(
     assert "left alone" in answers[-1].json()["error"]["message"]
     seen = [upstream.seen(answer.headers["x-request-id"]) for answer in answers]
     assert [len(calls) for calls in seen] == [1, 0, 0, 0, 0]
+
+
+def test_an_expert_whose_streams_all_break_is_left_alone(gateway: Gateway) -> None:
+    def refusal() -> httpx.Response | None:
+        answer = gateway.chat("unfinished", stream=True)
+        return None if answer.status_code == 200 else answer
+
+    refused = wait_for(refusal)
+    assert "left alone" in refused.json()["error"]["message"]
+
+
+def test_clients_that_leave_give_their_places_back(gateway: Gateway) -> None:
+    body = {"model": "narrow", "messages": [{"role": "user", "content": "x"}], "stream": True}
+
+    def is_admitted() -> bool:
+        url = f"{gateway.url}/v1/chat/completions"
+        with httpx.stream("POST", url, json=body, timeout=20) as answer:
+            return answer.status_code == 200
+
+    for _ in range(5):  # each leaves in the middle
+        wait_for(is_admitted)
 
 
 def test_an_expert_without_an_endpoint_is_asked_on(
