@@ -95,21 +95,21 @@ class Responses:
         Returns
         -------
         bool
-            False when the conversation is too long, or Redis cannot be reached.
+            False when the conversation is too long or too deep, or Redis cannot be reached.
         """
         key = _key(tenant, stored.response["id"])
-        size = stored.size + len(msgspec.json.encode(stored))
-        if size > MOST_BYTES:
-            return False
-        stored = msgspec.structs.replace(stored, size=size)
         try:
+            size = stored.size + len(msgspec.json.encode(stored))
+            if size > MOST_BYTES:
+                return False
+            stored = msgspec.structs.replace(stored, size=size)
             async with self._link.guarded("set") as redis:
                 commands = redis.pipeline(transaction=False)
                 commands.set(key, msgspec.json.encode(stored), ex=TTL_S)
                 for earlier in stored.chain:
                     commands.expire(_key(tenant, earlier), TTL_S)
                 await commands.execute()
-        except CacheError:
+        except (CacheError, RecursionError):  # nested too deeply to be written
             return False
         return True
 

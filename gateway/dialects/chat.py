@@ -112,6 +112,20 @@ def read_answer(body: bytes) -> Answer:
         raise ExpertError(f"The expert's answer is not a chat completion: {error}.") from error
 
 
+def written(value: object) -> bytes:
+    """Return a part of an answer as JSON.
+
+    Raises
+    ------
+    ExpertError
+        When what the expert sent is nested too deeply to be written again.
+    """
+    try:
+        return _encode(value)
+    except RecursionError as error:
+        raise ExpertError("The expert's answer is nested too deeply.") from error
+
+
 class ChunkReader:
     """Reads the chunks of a chat completion's stream."""
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import uuid4
 
-import msgspec
-
 from gateway.dialects.base import Sink
 from gateway.dialects.chat import (
     Answer,
@@ -19,6 +17,7 @@ from gateway.dialects.chat import (
     parsed_arguments,
     read_answer,
     told_error,
+    written,
 )
 from gateway.errors import ExpertError, GatewayError
 from gateway.sse import named_event
@@ -41,7 +40,6 @@ _ERROR_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-_encode = msgspec.json.Encoder().encode
 
 
 def error_body(status: int, message: str) -> dict[str, Any]:
@@ -89,7 +87,7 @@ class MessagesSink:
             if events:
                 await self._sink.write(b"".join(events))
         else:
-            body = _encode(self._whole(data))
+            body = written(self._whole(data))
             headers = {**self._headers, "content-length": str(len(body))}
             await self._sink.start(self._status, {**headers, "content-type": "application/json"})
             await self._sink.write(body)
@@ -98,7 +96,7 @@ class MessagesSink:
         """See `Sink.fail`."""
         body = error_body(error.status, error.message)
         self._events.failed = True
-        await self._sink.write(named_event("error", _encode(body)))
+        await self._sink.write(named_event("error", written(body)))
 
     async def end(self) -> None:
         """See `Sink.end`."""
@@ -275,4 +273,4 @@ class MessageEvents:
 
 
 def _event(body: Mapping[str, Any]) -> bytes:
-    return named_event(body["type"], _encode(body))
+    return named_event(body["type"], written(body))

@@ -22,6 +22,7 @@ from gateway.dialects.chat import (
     Said,
     ToolCall,
     read_answer,
+    written,
 )
 from gateway.errors import ExpertError, GatewayError
 from gateway.sse import EventSplitter, event_data, named_event
@@ -29,7 +30,6 @@ from gateway.usage import Usage
 
 Draft = dict[str, Any]
 Keep = Callable[[Draft], Awaitable[bool]]
-_encode = msgspec.json.Encoder().encode
 _ENDS = {b"response.completed", b"response.incomplete"}
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
@@ -83,7 +83,7 @@ class ResponsesSink:
         else:
             response = self._writer.whole(read_answer(data))
             response["store"] = await self._keep(response)
-            body = _encode(response)
+            body = written(response)
             await self._sink.start(200, {**self._headers, "content-length": str(len(body))})
             await self._sink.write(body)
 
@@ -92,7 +92,7 @@ class ResponsesSink:
         self._failed = True
         if self._native:
             told = {"type": "error", "code": error.code, "message": error.message, "param": None}
-            await self._sink.write(named_event("error", _encode(told)))
+            await self._sink.write(named_event("error", written(told)))
         else:
             await self._sink.write(self._writer.failed(error))
 
@@ -291,7 +291,7 @@ class ResponseWriter:
     def _event(self, kind: str, **fields: Any) -> bytes:  # noqa: ANN401  (JSON)
         self._sequence += 1
         body = {"type": kind, "sequence_number": self._sequence, **fields}
-        return named_event(kind, _encode(body))
+        return named_event(kind, written(body))
 
 
 def _as_delta(choice: Choice) -> Choice:
