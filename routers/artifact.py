@@ -11,13 +11,15 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from routers.card import FORMAT, Card, render
-from routers.encoder import SentenceEncoder
 from routers.registry import StoredRouter, router_class, router_types
+
+if TYPE_CHECKING:
+    from routers.encoder import SentenceEncoder
 
 CARD_FILE = "router.json"
 README_FILE = "README.md"
@@ -56,6 +58,8 @@ def load_encoder(folder: Path) -> SentenceEncoder:
     ArtifactError
         The folder is not an artifact, or its router has no encoder of its own.
     """
+    from routers.encoder import SentenceEncoder  # a parent that only checks loads no onnxruntime
+
     place = _encoder_place(folder, read_card(folder).settings)
     if place is None:
         raise _error(folder, "must hold a router with an encoder of its own", "another router")

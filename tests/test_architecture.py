@@ -140,6 +140,10 @@ def test_the_command_line_starts_light() -> None:
     assert not loaded & (HEAVY | {"aiohttp", "fastapi", "numpy", "onnxruntime", "redis", "rich"})
 
 
+def test_the_parent_loads_no_model() -> None:
+    assert not loaded_by("gateway.serve") & (HEAVY | {"fastapi", "onnxruntime", "tokenizers"})
+
+
 @pytest.mark.parametrize(
     ("module", "most"), [("gateway.cli", 150), ("gateway.serve", 800), ("gateway.app", 1000)]
 )
