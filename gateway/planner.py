@@ -290,14 +290,19 @@ class Planner:
     ) -> Choice:
         """Run a router; `timeout_s` is None for one that computes and does not ask a service."""
         started_s = time.perf_counter()
+
+        def choose() -> tuple[float, Choice]:
+            return time.perf_counter(), composition.choose(router, text)
+
         # routers that ask a service wait: they must not hold up those that compute
         executor = self._executor if timeout_s is None else self._asking
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                choice = await loop.run_in_executor(executor, composition.choose, router, text)
+                begun_s, choice = await loop.run_in_executor(executor, choose)
         except TimeoutError as error:
             raise RouterError(f"{router.name} did not answer in time") from error
         self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
+        step_done("queue", begun_s)
         step_done("classify")
         return choice

@@ -18,9 +18,9 @@ class Timer:
         self.steps_ms: dict[str, float] = {}
         self._last_s = time.perf_counter()
 
-    def end(self, step: str) -> None:
-        """Count the time since the last call as that of a step."""
-        now_s = time.perf_counter()
+    def end(self, step: str, at_s: float | None = None) -> None:
+        """Count the time since the last call as that of a step; see `step_done`."""
+        now_s = time.perf_counter() if at_s is None else at_s
         self.steps_ms[step] = self.steps_ms.get(step, 0.0) + 1000 * (now_s - self._last_s)
         self._last_s = now_s
 
@@ -42,8 +42,14 @@ def current_timer() -> Timer | None:
     return _current.get()
 
 
-def step_done(step: str) -> None:
-    """Note that a step has ended, where somebody asked."""
+def step_done(step: str, at_s: float | None = None) -> None:
+    """Note that a step has ended, where somebody asked.
+
+    Parameters
+    ----------
+    at_s : float or None
+        When it ended, by ``time.perf_counter()``; None: now.
+    """
     timer = _current.get()
     if timer is not None:
-        timer.end(step)
+        timer.end(step, at_s)

@@ -13,6 +13,7 @@ from gateway.backends.base import UpstreamRequest
 from gateway.errors import ExpertError, ExpertTimeoutError, ExpertUnavailableError
 from gateway.experts import Expert
 from gateway.supervisor.plan import socket_of
+from gateway.timing import current_timer, step_done
 
 _CHUNK_BYTES = 65_536
 KEEP_ALIVE_S = 4.0
@@ -128,7 +129,8 @@ class OpenAIBackend:
     def __init__(self, run_dir: Path, environ: Mapping[str, str]) -> None:
         self._run_dir = run_dir
         self._environ = environ
-        self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._connectors: dict[str, aiohttp.BaseConnector] = {}
+        self._sessions: dict[tuple[str, bool], aiohttp.ClientSession] = {}
 
     async def open(self, expert: Expert, request: UpstreamRequest) -> HttpResponse:
         """See `Backend.open`."""
@@ -166,25 +168,23 @@ class OpenAIBackend:
         """See `Backend.aclose`."""
         for session in self._sessions.values():
             await session.close()
+        for connector in self._connectors.values():
+            await connector.close()
 
     def _session(self, expert: Expert) -> aiohttp.ClientSession:
         pool = str(socket_of(self._run_dir, expert)) if expert.backend == "local" else ""
-        session = self._sessions.get(pool)
+        timed = current_timer() is not None
+        session = self._sessions.get((pool, timed))
         if session is None:
-            connector: aiohttp.BaseConnector
-            if pool:
-                # llama.cpp closes a connection after a stream without saying so before: one that
-                # is used again at once would break. A new one on this machine costs next to nothing
-                connector = aiohttp.UnixConnector(path=pool, limit=0, force_close=True)
-            else:
-                connector = aiohttp.TCPConnector(
-                    limit=0, ttl_dns_cache=60, keepalive_timeout=KEEP_ALIVE_S
-                )
-            session = self._sessions[pool] = aiohttp.ClientSession(
-                connector=connector,
+            if pool not in self._connectors:
+                self._connectors[pool] = _connector(pool)
+            session = self._sessions[pool, timed] = aiohttp.ClientSession(
+                connector=self._connectors[pool],
+                connector_owner=False,
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=_CHUNK_BYTES,
+                trace_configs=[_tracing()] if timed else [],
             )
         return session
 
@@ -204,6 +204,31 @@ class OpenAIBackend:
         key = self._environ[expert.api_key_env]
         anthropic = {"x-api-key": key} if path.startswith("messages") else {}
         return {"authorization": f"Bearer {key}", **anthropic}
+
+
+def _connector(socket_path: str) -> aiohttp.BaseConnector:
+    """Return a pool of connections: to a local process, or to all hosts where there is no path."""
+    if socket_path:
+        # llama.cpp closes a connection after a stream without saying so before: one that is used
+        # again at once would break. A new one on this machine costs next to nothing
+        return aiohttp.UnixConnector(path=socket_path, limit=0, force_close=True)
+    return aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=KEEP_ALIVE_S)
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Return what times the steps of a call; it costs as much as some of them."""
+
+    async def connected(*_: object) -> None:
+        step_done("connect")
+
+    async def sent(*_: object) -> None:
+        step_done("send")
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_end.append(connected)
+    tracing.on_connection_reuseconn.append(connected)
+    tracing.on_request_chunk_sent.append(sent)
+    return tracing
 
 
 def base_url(expert: Expert) -> str:

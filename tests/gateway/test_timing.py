@@ -19,7 +19,7 @@ def test_the_steps_of_a_request_are_timed_where_asked(gateway: Gateway) -> None:
     body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
     answer = gateway.post("/v1/chat/completions", json=body, headers={"x-coe-timing": "on"})
     timing = answer.headers["server-timing"]
-    steps = "admit receive parse plan cache classify prepare upstream first_byte"
+    steps = "admit receive parse plan cache queue classify prepare connect send upstream first_byte"
     assert re.findall(r"(\w+);dur=\d+\.\d{3}", timing) == steps.split()
     spent_ms = sum(float(ms) for ms in re.findall(r"dur=([\d.]+)", timing))
     assert 0 < spent_ms <= 1000 * answer.elapsed.total_seconds()
