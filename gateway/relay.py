@@ -97,6 +97,16 @@ def _whole(body: bytes) -> _Answer:
         raise ExpertError(f"The expert's answer is not a valid completion: {error}.") from error
 
 
+def told_failure(told: bytes) -> ExpertError:
+    """Return the failure that an expert tells of in its stream.
+
+    What it says is for the client: it may repeat the prompt, so logs get the rest only.
+    """
+    error = ExpertError("The expert failed in the middle of its answer.")
+    error.message = f"{error.message[:-1]}: {told[:_ERROR_CHARS].decode('utf-8', 'replace')}"
+    return error
+
+
 class StreamRelay:
     """Passes the events of a streamed answer on and reads them on the way.
 
@@ -195,8 +205,7 @@ class StreamRelay:
 
     def _read(self, event: bytes, data: bytes, answer: _Answer) -> bytes:
         if answer.error is not None:
-            told = _encode(answer.error)[:_ERROR_CHARS].decode("utf-8", "replace")
-            self.failure = ExpertError(f"The expert failed in the middle of its answer: {told}")
+            self.failure = told_failure(_encode(answer.error))
             return b""
         usage = self._usage_of(answer)
         alone = usage is not None and not answer.choices

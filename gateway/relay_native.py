@@ -13,13 +13,12 @@ import msgspec
 from msgspec import Raw
 
 from gateway.errors import ExpertError
-from gateway.relay import Reading
+from gateway.relay import Reading, told_failure
 from gateway.sse import EventSplitter, event_data
 from gateway.usage import Count, Usage
 
 _ENDS = {"message_stop", "response.completed", "response.incomplete"}
 _FAILURES = {"error", "response.failed"}
-_ERROR_CHARS = 300
 
 
 class _Usage(msgspec.Struct):
@@ -132,8 +131,7 @@ class NativeRelay:
             self.failure = ExpertError("The expert sent an event that is not JSON.")
             return b""
         if told.type in _FAILURES:
-            why = data[:_ERROR_CHARS].decode("utf-8", "replace")
-            self.failure = ExpertError(f"The expert failed in the middle of its answer: {why}")
+            self.failure = told_failure(data)
             return b""
         for part in (told, told.message, told.response, told.delta):
             if isinstance(part, _Told):

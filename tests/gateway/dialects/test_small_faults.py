@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -145,3 +146,14 @@ def test_a_client_that_leaves_before_the_count_pays_for_its_prompt(gateway: Gate
     line = gateway.logged(answer.headers["x-request-id"])
     assert (line["outcome"], line["usage"]) == ("client_left", "estimated")
     assert line["prompt_tokens"] > 3000
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_an_expert_says_of_its_failure_is_not_logged(gateway: Gateway, path: str) -> None:
+    secret = f"the prompt was {uuid4().hex}"
+    begun = chat_stream({"content": "Hi."})[0]
+    failure = f'data: {{"error": {{"message": "{secret}"}}}}\n\n'
+    answer = ask(gateway, path, script(stream=[begun, failure]), stream=True)
+    assert secret in answer.text
+    gateway.logged(answer.headers["x-request-id"])
+    assert secret not in gateway.settled_log()
