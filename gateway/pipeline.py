@@ -198,7 +198,7 @@ class Pipeline:
         if opened.reading is None:
             record.outcome = "rejected_by_expert"
         else:
-            record.note_reading(opened.reading, asked.request)
+            record.note_reading(opened.reading, asked.request, opened.first)
         await sink.start(record.status, {**headers, "content-length": str(len(opened.first))})
         await sink.write(opened.first)  # raises where the answer cannot be translated
         record.first_byte_s = record.elapsed_s()

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.composition import label
-from gateway.dialects.tokens import estimate_tokens
+from gateway.dialects.tokens import estimate_answer_tokens, estimate_tokens
 from gateway.experts import Expert
 from gateway.plan import Plan
 from gateway.protocol import ChatRequest
@@ -35,8 +35,8 @@ class Record:
     active_params_b, expert_active_params_b : float or None
         With and without the router; None when the expert's size is unknown.
     usage : {"reported", "estimated", "none"}
-        Where the token counts come from: the expert, the length of the prompt and the number of
-        chunks streamed, or nowhere.
+        Where the token counts come from: the expert; the length of the prompt, and the number of
+        chunks or the length of the answer; or nowhere.
     outcome : str
         ``ok``, ``client_left``, ``cut``, ``rejected_by_expert`` or the code of an error.
     attempts : list of str
@@ -113,8 +113,14 @@ class Record:
         """Note that an answer of an expert is given again."""
         self.cache, self.expert, self.expert_active_params_b = ANSWER_HIT, expert.name, 0.0
 
-    def note_reading(self, reading: Reading, request: ChatRequest) -> None:
-        """Write down what was read of the answer; of a stream, what was not is estimated."""
+    def note_reading(self, reading: Reading, request: ChatRequest, whole: bytes = b"") -> None:
+        """Write down what was read of an answer; what its expert did not count is estimated.
+
+        Parameters
+        ----------
+        whole : bytes
+            The answer, where it was not streamed.
+        """
         self.finish_reason = reading.finish_reason
         if reading.usage is not None:
             self.prompt_tokens = reading.usage.prompt_tokens
@@ -122,9 +128,9 @@ class Record:
             self.usage = "reported"
             if reading.finish_reason is None:  # counted before its end
                 self.completion_tokens = max(self.completion_tokens, reading.chunks)
-        elif reading.chunks:
+        elif said := reading.chunks or estimate_answer_tokens(whole):
             self.prompt_tokens = estimate_tokens(request)
-            self.completion_tokens = reading.chunks
+            self.completion_tokens = said
             self.usage = "estimated"
 
     def cost(self) -> dict[str, Any]:

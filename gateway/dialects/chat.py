@@ -62,6 +62,8 @@ class Choice(msgspec.Struct):
 
     Attributes
     ----------
+    text : str or None
+        Of a text completion.
     stop_reason : Any
         The stop sequence that was met, as vLLM tells it.
     """
@@ -69,9 +71,17 @@ class Choice(msgspec.Struct):
     index: int | None = None
     message: Said | None = None
     delta: Said | None = None
+    text: str | None = None
     finish_reason: str | None = None
     logprobs: Any = None
     stop_reason: Any = None
+
+    @property
+    def n_chars(self) -> int:
+        """Characters of all that a whole answer says here."""
+        said = self.message or Said()
+        called = sum(len((call.function or Function()).text) for call in said.tool_calls or ())
+        return len(said.text) + len(said.thought) + len(self.text or "") + called
 
     @property
     def token_logprobs(self) -> list[Any]:

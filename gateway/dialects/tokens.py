@@ -1,8 +1,12 @@
-"""An estimate of how many tokens a request takes, where no expert counts them."""
+"""Estimates of how many tokens requests and answers take, where no expert counts them."""
 
 from __future__ import annotations
 
+import math
+
 from gateway.able import LIKELY_CHARS_PER_TOKEN, count_chars
+from gateway.dialects.chat import read_answer
+from gateway.errors import ExpertError
 from gateway.protocol import ChatRequest
 
 PICTURE_TOKENS = 1600
@@ -25,3 +29,12 @@ def estimate_tokens(request: ChatRequest) -> int:
         + pictures * PICTURE_TOKENS
         + n_messages * MESSAGE_TOKENS
     )
+
+
+def estimate_answer_tokens(body: bytes) -> int:
+    """Return about how many tokens a whole completion holds; 0 where it cannot be read."""
+    try:
+        choices = read_answer(body).choices or ()
+    except ExpertError:
+        return 0
+    return math.ceil(sum(choice.n_chars for choice in choices) / LIKELY_CHARS_PER_TOKEN)

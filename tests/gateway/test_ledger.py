@@ -29,7 +29,7 @@ class Script:
             gateway.chat("auto", CODING),  # 7 B, the choice is cached, 25 tokens
             gateway.chat("unsized"),  # unknown size, 4 tokens
             gateway.chat("silent", stream=True),  # 2 B, 4 chunks with text, its prompt estimated
-            gateway.chat("silent"),  # 2 B, tokens unknown
+            gateway.chat("silent"),  # 2 B, 15 characters, 5 tokens estimated
             gateway.chat("broken"),  # no answer
             gateway.post("/v1/chat/completions", content=b"{"),  # no request
         ]
@@ -75,22 +75,22 @@ def test_requests_and_tokens_are_counted(script: Script) -> None:
         "requests": 9,
         "failed": 2,
         "unknown_size": 1,
-        "unknown_usage": 1,
-        "prompt_tokens": 5 * 11 + 5,  # estimated: "hello" in a chat template
-        "completion_tokens": 25 + 10 + 25 + 25 + 4 + 4,
+        "unknown_usage": 0,
+        "prompt_tokens": 5 * 11 + 2 * 5,  # estimated: "hello" in a chat template
+        "completion_tokens": 25 + 10 + 25 + 25 + 4 + 4 + 5,
     }
     assert script.stats["scope"] == "all processes"
 
 
 def test_averages_are_those_computed_by_hand(script: Script, router_b: float) -> None:
     assert 0 < router_b < 1
-    sizes, tokens = [7, 1.5, 7, 7, 2, 2], [25, 10, 25, 25, 4, 0]
+    sizes, tokens = [7, 1.5, 7, 7, 2, 2], [25, 10, 25, 25, 4, 5]
     by_token = sum(size * count for size, count in zip(sizes, tokens, strict=True))
     expected = {
         "per_request": (26.5 + router_b) / 6,
         "per_request_without_router": 26.5 / 6,
-        "per_token": (by_token + router_b * 25) / 89,
-        "per_token_without_router": 548 / 89,
+        "per_token": (by_token + router_b * 25) / 94,
+        "per_token_without_router": 558 / 94,
     }
     assert script.stats["average_active_params_b"] == pytest.approx(expected, abs=1e-6)
 
@@ -204,12 +204,12 @@ def test_the_metrics_agree(script: Script, router_b: float) -> None:
     assert total("coe_requests_total", "big", "coding", "routed", "ok") == 1
     assert total("coe_requests_total", "big", "coding", "cached_choice", "ok") == 1
     assert total("coe_requests_total", "expert_failed") == 1
-    assert total("coe_tokens_total", "completion") == 93
+    assert total("coe_tokens_total", "completion") == 98
     assert total("coe_tokens_total", "prompt", "big") == 33
-    by_token = (7 * 75 + 1.5 * 10 + 2 * 4) + router_b * 25
+    by_token = (7 * 75 + 1.5 * 10 + 2 * 9) + router_b * 25
     for kind in ("total", "expert", "tenant"):
         assert total("coe_group_requests_total", kind) == 6
-        assert total("coe_group_completion_tokens_total", kind) == 89
+        assert total("coe_group_completion_tokens_total", kind) == 94
         assert total("coe_group_active_params_b_total", kind) == pytest.approx(26.5 + router_b)
         assert total("coe_group_active_params_b_tokens_total", kind) == pytest.approx(by_token)
     for kind, name in (("category", "coding"), ("preset", "default")):
