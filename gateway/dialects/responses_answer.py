@@ -34,6 +34,13 @@ _ENDS = {b"response.completed", b"response.incomplete"}
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
+class _Native(msgspec.Struct):
+    """What a response of an expert's own must have to be gone on with."""
+
+    id: str
+    output: list[dict[str, Any]]
+
+
 class ResponsesSink:
     """Turns a chat completion into a response, and has it kept.
 
@@ -120,8 +127,11 @@ class ResponsesSink:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         response = told.get("response", told)
-        if isinstance(response, dict) and {"id", "output"} <= response.keys():
-            await self._keep(response)
+        try:
+            msgspec.convert(response, _Native)
+        except msgspec.ValidationError:
+            return  # nobody could go on with it
+        await self._keep(response)
 
 
 class ResponseWriter:

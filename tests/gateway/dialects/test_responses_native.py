@@ -99,3 +99,17 @@ def test_a_native_stream_that_breaks_ends_with_an_error(client: openai.OpenAI) -
         )
         assert last.type == "error"
         assert "xpert" in last.message
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("odd", [{"id": 7}, {"id": None}, {"output": 7}, {"output": ["Hi"]}])
+def test_an_odd_response_passes_and_is_not_kept(
+    gateway: Gateway, odd: dict[str, Any], streamed: bool
+) -> None:
+    whole = {**NATIVE, "id": "resp_odd", **odd}
+    done = f"data: {json.dumps({'type': 'response.completed', 'response': whole})}\n\n"
+    body = {"model": "native", "input": script(whole=whole, stream=[done]), "stream": streamed}
+    answer = gateway.post("/v1/responses", json=body)
+    assert (answer.text if streamed else answer.json()) == (done if streamed else whole)
+    assert gateway.logged(answer.headers["x-request-id"])["outcome"] == "ok"
+    assert gateway.get("/v1/responses/resp_odd").status_code == 404
