@@ -72,7 +72,10 @@ eval_group.add_command(soak_command)
 def router(
     folder: Path, files: tuple[Path, ...], with_stability: bool, seed: int, as_json: bool
 ) -> None:
-    """Measure accuracy, calibration, coverage and latency of a router artifact."""
+    """Measure a router on labelled prompts.
+
+    Accuracy, calibration, coverage and latency.
+    """
     with wrong_use():
         loaded = load_router(folder)
         rows, n_unlabelled = read_labelled(files)
@@ -123,7 +126,10 @@ def _show(found: dict[str, Any]) -> None:
 @click.option("--plot", type=_PATH, help="Also draw score against active parameters.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **asked: Any) -> None:  # noqa: ANN401
-    """Replay a score table: fit a mapping on one half, serve the other, beside known methods."""
+    """Replay a score table beside known methods.
+
+    The mapping is fitted on one half of it and serves the other.
+    """
     from eval.replay_run import run_replay
 
     with wrong_use():

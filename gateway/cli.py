@@ -51,7 +51,7 @@ class _Lazy(click.Group):
 def coe() -> None:
     """Composition of Experts: one OpenAI-compatible endpoint in front of many LLMs.
 
-    Exit codes: 0 ok, 1 falls short, 2 wrong use.
+    Exit codes: 0 ok, 1 falls short, 2 wrong use. `coe COMMAND --help` has examples.
     """
 
 
@@ -67,5 +67,5 @@ def main() -> None:
     try:
         coe(obj=open_teacher)
     except ConfigError as error:
-        click.echo(f"coe: {error}", err=True)
+        click.echo(f"Error: {error}", err=True)
         sys.exit(WRONG_USE)

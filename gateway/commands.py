@@ -33,9 +33,10 @@ Examples:
 @click.option("--port", type=int, help="Port; 0 picks a free one. [default: 8080]")
 @click.option("--workers", type=int, help="HTTP worker processes. [default: 1]")
 def serve(config: Path, host: str | None, port: int | None, workers: int | None) -> None:
-    """Run the gateway, its local experts and, unless REDIS_URL is set, its cache.
+    """Run the gateway.
 
-    Every option can also be set as COE_<NAME> in the environment.
+    Its local experts run with it and, unless REDIS_URL is set, its cache. Every option can also be
+    set as COE_<NAME> in the environment.
     """
     from gateway.serve import serve as run
 
@@ -59,7 +60,10 @@ Examples:
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def route(prompt: str | None, prompt_file: Path | None, config: Path, as_json: bool) -> None:
-    """Show where a prompt would go and why; nothing is generated, no gateway is needed."""
+    """Show where a prompt would go, and why.
+
+    Nothing is generated, and no gateway is needed.
+    """
     if (prompt is None) == (prompt_file is None):
         raise click.UsageError("Give a prompt or --file, one of them.")
     if prompt_file is not None:

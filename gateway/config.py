@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,14 @@ from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from gateway.errors import ConfigError
+from gateway.faults import Location, in_words, short, suggest, yaml_mend
 from gateway.schema import (
-    RANKS_FORM,
-    TABLE_FORM,
     ExpertConfig,
     ExpertsFile,
-    LlmRouterConfig,
     MappingTable,
     Runtime,
-    Timeouts,
 )
 
-_KEYS = {
-    "experts": tuple(ExpertConfig.model_fields),
-    "timeout_s": tuple(Timeouts.model_fields),
-    "runtime": tuple(Runtime.model_fields),
-    "llm_router": tuple(LlmRouterConfig.model_fields),
-    "mapping": tuple(MappingTable.model_fields),
-    "": tuple(ExpertsFile.model_fields),
-}
 AUTO = "auto"
 """The `model` that asks for routing."""
 _GUARD_KEYS = ("max_concurrency", "max_queue", "open_after_failures")
@@ -90,18 +78,20 @@ def parse_experts_file(text: str, name: str = "experts.yaml") -> ExpertsFile:
         plain = _plain(tree)
     except MarkedYAMLError as error:
         line = f"{name}:{error.problem_mark.line + 1}" if error.problem_mark else name
-        raise ConfigError(f"{line}: not valid YAML: {error.problem or error.context}") from error
+        problem = error.problem or error.context or ""
+        raise ConfigError(f"{line}: not valid YAML: {problem}. {yaml_mend(problem)}") from error
     except _YAML_FAULTS as error:
         raise ConfigError(f"{name}: not valid YAML: {type(error).__name__}: {error}") from error
     if not isinstance(tree, dict):
+        got = "nothing" if tree is None else short(plain)
         raise ConfigError(
             f"{name} must be a mapping with the keys version, general, experts and mapping; "
-            f"got {type(tree).__name__}"
+            f"got {got}. Start from the experts.yaml that comes with the gateway"
         )
     try:
         parsed = ExpertsFile.model_validate(plain)
     except ValidationError as error:
-        found = [_fault(item) for item in error.errors() if not _is_echo(item)]
+        found = [in_words(item) for item in error.errors() if not _is_echo(item)]
     else:
         found = list(_cross_faults(parsed))
     # a fault under a merged key is reported once, at the anchor
@@ -109,10 +99,6 @@ def parse_experts_file(text: str, name: str = "experts.yaml") -> ExpertsFile:
     if faults:
         raise ConfigError("\n".join(f"{name}:{_line(tree, at)}: {text}" for at, text in faults))
     return parsed
-
-
-Location = tuple[int | str, ...]
-_GOT_CHARS = 80
 
 
 def _is_echo(item: ErrorDetails) -> bool:
@@ -156,45 +142,6 @@ def _line(tree: Any, location: Location) -> int:  # noqa: ANN401
         except (AttributeError, KeyError, IndexError, TypeError):
             break
     return int(line) + 1
-
-
-def _dotted(location: Location) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return text.lstrip(".")
-
-
-def _fault(item: ErrorDetails) -> tuple[Location, str]:
-    """Put one pydantic error in our words."""
-    location = item["loc"]
-    if location[:2] in {("mapping", TABLE_FORM), ("mapping", RANKS_FORM)}:
-        location = ("mapping", *location[2:])  # the form is no key of the file
-    kind, got = item["type"], item["input"]
-    where = _dotted(location)
-    if kind == "extra_forbidden":
-        return location, _unknown_key(location)
-    if kind == "missing":
-        return location, f"{where} is missing. Add it"
-    if kind == "value_error":
-        return location, f"{where} {item['ctx']['error']}; got {_short(got)}"
-    allowed = item["msg"].partition("should ")[2].replace("tuple", "list")
-    return location, f"{where} must {allowed}; got {_short(got)}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _GOT_CHARS else f"{text[: _GOT_CHARS - 3]}..."
-
-
-def _unknown_key(location: Location) -> str:
-    parents = [part for part in location[:-1] if isinstance(part, str)]
-    allowed = _KEYS.get(parents[-1] if parents else "", _KEYS[""])
-    return f"{_dotted(location)} is not a key. {_suggest(str(location[-1]), allowed)}"
-
-
-def _suggest(got: str, allowed: Sequence[str]) -> str:
-    close = difflib.get_close_matches(got, allowed, n=1)
-    hint = f"Did you mean {close[0]!r}? " if close else ""
-    return f"{hint}Allowed: {', '.join(allowed)}"
 
 
 def _cross_faults(file: ExpertsFile) -> Iterator[tuple[Location, str]]:
@@ -275,13 +222,13 @@ def _reference_faults(file: ExpertsFile, names: list[str]) -> Iterator[tuple[Loc
     if file.general not in names:
         yield (
             ("general",),
-            f"general must name an expert; got {file.general!r}. {_suggest(file.general, names)}",
+            f"general must name an expert; got {file.general!r}. {suggest(file.general, names)}",
         )
     if file.llm_router is not None and file.llm_router.expert not in names:
         got = file.llm_router.expert
         yield (
             ("llm_router", "expert"),
-            f"llm_router.expert must name an expert; got {got!r}. {_suggest(got, names)}",
+            f"llm_router.expert must name an expert; got {got!r}. {suggest(got, names)}",
         )
     asked = file.llm_router and file.llm_router.expert
     if asked in {expert.name for expert in file.experts if expert.backend == "litellm"}:
@@ -296,5 +243,5 @@ def _reference_faults(file: ExpertsFile, names: list[str]) -> Iterator[tuple[Loc
                 yield (
                     ("mapping", category, index),
                     f"mapping.{category}[{index}] must name an expert; got {name!r}. "
-                    f"{_suggest(name, names)}",
+                    f"{suggest(name, names)}",
                 )

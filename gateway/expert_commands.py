@@ -34,7 +34,7 @@ Examples:
 @config_option
 @json_option
 def list_experts(config: Path, as_json: bool) -> None:
-    """Show the experts, their sizes, and the categories that go to them."""
+    """Show the experts, their sizes and their categories."""
     from gateway.inspection import list_registry, print_registry
 
     shown = list_registry(config)
@@ -54,9 +54,10 @@ Examples:
 @config_option
 @json_option
 def check_experts(config: Path, as_json: bool) -> None:
-    """Call every expert for real: a token, a stream, a tool; local ones are started for it.
+    """Call every expert for real.
 
-    Exit code 1 when an expert fails, or claims a longer context than its server has.
+    Each is asked for a token, a stream and a tool call; local ones are started for it. Exit
+    code 1 when an expert fails, or claims a longer context than its server has.
     """
     from gateway.checking import check_registry, print_checks
 
@@ -80,7 +81,10 @@ Examples:
 @click.argument("source", metavar="PATH|REPO")
 @json_option
 def inspect_expert(source: str, as_json: bool) -> None:
-    """Derive a model's total and active parameters from its config.json or GGUF header."""
+    """Derive the sizes of a model.
+
+    Its total and active parameters are read from its config.json or its GGUF header.
+    """
     from gateway.sizes import SizeError, inspect_model
 
     try:
@@ -115,7 +119,7 @@ Examples:
 @dry_run_option
 @json_option
 def add_expert(name: str, source: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401
-    """Add an expert to the registry, filled in with what its server tells.
+    """Add an expert, filled in with what its server tells.
 
     The server is asked for its models, their context, capabilities and size. Adapters of vLLM
     become experts NAME-ADAPTER that share the weights. What is not known is null, with a note.

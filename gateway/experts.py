@@ -149,7 +149,7 @@ def check_keys(experts: Mapping[str, Expert], environ: Mapping[str, str]) -> Non
             found = "holds spaces, line ends or other characters" if key else "is not set"
             raise ConfigError(
                 f"expert {expert.name!r}: the environment variable {expert.api_key_env} "
-                f"(api_key_env) must hold its key; it {found}. Mend it, or remove api_key_env"
+                f"(api_key_env) must hold its key; it {found}. Set it, or remove api_key_env"
             )
 
 

@@ -24,6 +24,7 @@ Capability = Literal[
 ]
 Billions = Annotated[float, Field(gt=0, le=100_000)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+_ENDPOINTS = ("/chat/completions", "/completions", "/responses", "/messages", "/models")
 _VLLM_FLAGS_OF_OURS = {"--api-key", "--host", "--max-model-len", "--port", "--revision"}
 _VLLM_FLAGS_OF_OURS |= {"--served-model-name", "--uds"}
 
@@ -183,9 +184,12 @@ class ExpertConfig(_Strict):
             raise ValueError(f"must be an http(s) URL. Write http://{hint}")
         parts = urlsplit(value)
         if "@" in parts.netloc or any(c.isspace() for c in value):
-            raise ValueError("must hold no spaces and no user:password; use api_key_env for a key")
+            raise ValueError("must hold no spaces and no user:password. Use api_key_env for a key")
         if parts.query or parts.fragment:
-            raise ValueError("must end with its path, e.g. /v1. Remove what follows it")
+            raise ValueError("must end with its path, such as /v1. Remove what follows it")
+        for endpoint in _ENDPOINTS:
+            if parts.path.rstrip("/").endswith(endpoint):
+                raise ValueError(f"must end before {endpoint}. Remove that")
         return value.rstrip("/")
 
 

@@ -7,6 +7,7 @@ for each distinct local weights, and the workers, and restarts what ends.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
@@ -85,10 +86,18 @@ def open_listener(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}. "
-            "Choose another address with --host and --port"
-        ) from error
+        raise ConfigError(f"cannot listen on {host}:{port}: {_why_not(error)}") from error
+
+
+def _why_not(error: OSError) -> str:
+    """Return why an address cannot be listened on, and the mend."""
+    if error.errno == errno.EADDRINUSE:
+        return "another process does. Stop it, or choose another port with --port"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 need a privilege. Choose another port with --port"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return "this machine does not have that address. Choose another one with --host"
+    return f"{error}. Choose another address with --host and --port"
 
 
 async def _run(
@@ -116,7 +125,7 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
     async with Supervisor(run_dir) as supervisor, _keeper(settings, run_dir, supervisor) as keeper:
-        say(f"starting {len(specs + cache)} local processes and {len(workers)} worker(s) ...")
+        say(f"starting {_counted(len(specs), len(cache), len(workers))} ...")
         supervisor.start(cache)
         keeper.begin(registry, text, specs)
         stopped = asyncio.create_task(stopping.wait())
@@ -137,6 +146,12 @@ async def _run(
         await supervisor.stop(WORKER, settings.drain_timeout_s + STOP_SLACK_S)
     say("stopped")
     return code
+
+
+def _counted(n_experts: int, n_caches: int, n_workers: int) -> str:
+    """Return in words what a gateway starts."""
+    counts = {"local model": n_experts, "cache": n_caches, "worker": n_workers}
+    return ", ".join(f"{n} {what}{'s' * (n > 1)}" for what, n in counts.items() if n)
 
 
 @asynccontextmanager

@@ -142,7 +142,10 @@ def train(
     seed: int,
     **shared: Any,  # noqa: ANN401
 ) -> None:
-    """Train a router on labelled prompts and write it as an artifact folder."""
+    """Train a router on labelled prompts.
+
+    It is written as a folder that `router` in experts.yaml names.
+    """
     options = TrainOptions(
         seed, held_out, max_rows_per_source, max_rows_per_category, _goal(shared)
     )
@@ -166,7 +169,11 @@ def train(
 @click.argument("files", metavar="DATA...", nargs=-1, required=True, type=_PATH)
 @_goal_options
 def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # noqa: ANN401
-    """Fit an artifact's temperature and threshold to labelled prompts it was not trained on."""
+    """Fit the threshold of a router anew.
+
+    Its temperature and its threshold are fitted to labelled prompts that it was not trained on,
+    and its folder is changed.
+    """
     with wrong_use(), progress_bars() as progress:
         router = load_router(folder)
         rows = read_rows(files)

@@ -35,7 +35,10 @@ Needs nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
 @click.option("--out", type=_PATH, help="Folder for bench.json, bench.png and README.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def bench_command(as_json: bool, only: str, **asked: Any) -> None:  # noqa: ANN401
-    """Measure the gateway beside a direct call, a bare relay and its rivals, in one run."""
+    """Measure what the gateway adds to a request.
+
+    In one run beside a direct call, a bare relay and its rivals.
+    """
     from eval.bench.command import run_bench
     from eval.bench.report import markdown
 

@@ -61,7 +61,10 @@ def failover(
     as_json: bool,
     **how: Any,  # noqa: ANN401
 ) -> None:
-    """Play faults of upstreams against gateways, and grade what their clients get."""
+    """Play faults of upstreams against gateways.
+
+    What their clients get is graded.
+    """
     with wrong_use():
         sent = {**dict(_headers(headers)), **_key(key_env)}
         targets = [Target(url, url.rstrip("/"), model, sent) for url in urls]
@@ -132,7 +135,10 @@ Needs Linux. Exit code 1: an answer was lost or mixed up, memory grew, or descri
 def soak_command(
     minutes: float, workers: int, most_growth: float, note: Path | None, as_json: bool
 ) -> None:
-    """Load this gateway at 80% of its capacity while its upstreams fail; see what wears out."""
+    """Load this gateway for long, and see what wears out.
+
+    At 80% of its capacity, while its upstreams fail.
+    """
     with wrong_use(), progress_bars() as progress:
         found = asyncio.run(soak(minutes, workers, progress))
         if note is not None:

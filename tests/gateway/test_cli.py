@@ -51,6 +51,13 @@ def test_help_lists_the_commands() -> None:
     assert run("--version").exit_code == 0
 
 
+@pytest.mark.parametrize("group", [[], ["experts"], ["keys"], ["eval"]])
+def test_what_a_command_does_is_said_in_a_line(group: list[str]) -> None:
+    _, _, commands_shown = run(*group, "--help").output.partition("Commands:\n")
+    assert commands_shown
+    assert "..." not in commands_shown
+
+
 def test_every_command_has_examples_that_it_understands() -> None:
     for path in commands(coe):
         starts = [line for line in examples(path) if "coe " in line]
@@ -233,4 +240,4 @@ def test_a_broken_configuration_ends_with_2_and_one_message(
     assert ended.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("coe: nowhere.yaml not found. Name the file with --config")
+    assert err.startswith("Error: nowhere.yaml not found. Name the file with --config")

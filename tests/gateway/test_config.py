@@ -100,41 +100,47 @@ FAULTS = [
     (
         "http://127.0.0.1:8001/v1",
         "localhost:8001",
-        "experts.yaml:6: experts[0].base_url must be an http(s) URL. Write "
-        "http://localhost:8001/v1; got 'localhost:8001'",
+        "experts.yaml:6: experts[0].base_url must be an http(s) URL; got "
+        "'localhost:8001'. Write http://localhost:8001/v1",
     ),
     (
         "http://127.0.0.1:8001/v1",
         "ftp://host/v1",
-        "experts.yaml:6: experts[0].base_url must be an http(s) URL. Write http://host/v1; "
-        "got 'ftp://host/v1'",
+        "experts.yaml:6: experts[0].base_url must be an http(s) URL; got 'ftp://host/v1'. "
+        "Write http://host/v1",
     ),
     (
         "http://127.0.0.1:8001/v1",
         "http://host:99999/v1",
-        "experts.yaml:6: experts[0].base_url must be an http(s) URL. ",
+        "experts.yaml:6: experts[0].base_url must be an http(s) URL; got ",
     ),
     (
         "http://127.0.0.1:8001/v1",
         "'http://[::1'",
-        "experts.yaml:6: experts[0].base_url must be an http(s) URL. ",
+        "experts.yaml:6: experts[0].base_url must be an http(s) URL; got ",
     ),
     (
         "http://127.0.0.1:8001/v1",
         "http://me:secret@host/v1",
-        "experts.yaml:6: experts[0].base_url must hold no spaces and no user:password; use "
-        "api_key_env for a key; got ",
+        "experts.yaml:6: experts[0].base_url must hold no spaces and no user:password; got one "
+        "that is not shown as it may hold a key. Use api_key_env for a key",
     ),
     (
         "http://127.0.0.1:8001/v1",
         "http://host/v1?key=x",
-        "experts.yaml:6: experts[0].base_url must end with its path, e.g. /v1. Remove what "
-        "follows it; got ",
+        "experts.yaml:6: experts[0].base_url must end with its path, such as /v1; got one that "
+        "is not shown as it may hold a key. Remove what follows it",
+    ),
+    (
+        "http://127.0.0.1:8001/v1",
+        "http://host/v1/chat/completions",
+        "experts.yaml:6: experts[0].base_url must end before /chat/completions; got "
+        "'http://host/v1/chat/completions'. Remove that",
     ),
     (
         "http://127.0.0.1:8001/v1",
         "8001",
-        "experts.yaml:6: experts[0].base_url must be a valid string; got 8001",
+        "experts.yaml:6: experts[0].base_url must be text; got 8001",
     ),
     (
         "total_params_b: 7",
@@ -149,7 +155,8 @@ FAULTS = [
     (
         "total_params_b: 7",
         "total_params_b: '7'",
-        "experts.yaml:8: experts[0].total_params_b must be a valid number; got '7'",
+        "experts.yaml:8: experts[0].total_params_b must be a number; got '7'. Write the number "
+        "alone, without a unit and without quotes",
     ),
     (
         "total_params_b: 7",
@@ -167,18 +174,45 @@ FAULTS = [
         "experts.yaml:21: mapping.math[0] must name an expert; got 'maths'. Did you mean 'math'? "
         "Allowed: general, math, algebra, geometry",
     ),
-    ("[math, general]", "[]", "experts.yaml:21: mapping.math must have at least 1 item"),
-    ("[math, general]", "math", "experts.yaml:21: mapping.math must be a valid list; got 'math'"),
+    (
+        "[math, general]",
+        "[]",
+        "experts.yaml:21: mapping.math must have at least 1 item; got []. Name an expert, or leave "
+        "the category out: it then goes to `general`",
+    ),
+    (
+        "[math, general]",
+        "math",
+        "experts.yaml:21: mapping.math must be a list; got 'math'. Write [math]",
+    ),
     (
         "general: general\nexperts",
         "general: genral\nexperts",
         "experts.yaml:2: general must name an expert; got 'genral'. Did you mean 'general'? ",
     ),
-    ("name: math", "name: 'a b'", "experts.yaml:11: experts[1].name must match pattern "),
+    (
+        "name: math",
+        "name: 'a b'",
+        "experts.yaml:11: experts[1].name must be 1 to 64 letters, digits, '.', '_' and '-', and "
+        "begin with a letter or a digit; got 'a b'. Write a-b",
+    ),
+    (
+        "    weights: w",
+        "    timeout_s: 5",
+        "experts.yaml:9: experts[0].timeout_s must hold keys with values; got 5. Write e.g. "
+        "timeout_s: {idle: 60}",
+    ),
+    (
+        "    weights: w",
+        "    cache: yes",
+        "experts.yaml:9: experts[0].cache must be true or false; got 'yes'",
+    ),
     (
         "    weights: w",
         "    api_key_env: 'sk-1 2'",
-        "experts.yaml:9: experts[0].api_key_env must match pattern ",
+        "experts.yaml:9: experts[0].api_key_env must be the name of an environment variable, e.g. "
+        "VLLM_API_KEY; got something else, which is not shown as it may be the key. Put the key "
+        "itself into that variable",
     ),
     (
         "    weights: w",
@@ -212,8 +246,8 @@ FAULTS = [
         "llm_router: {expert: judge}\nversion: 1",
         "experts.yaml:1: llm_router.expert must name an expert; got 'judge'. Allowed: general, ",
     ),
-    ("    model: some-model\n", "", "experts.yaml:4: experts[0].model is missing. Add it"),
-    ("version: 1\n", "", "experts.yaml:1: version is missing. Add it"),
+    ("    model: some-model\n", "", "experts.yaml:4: experts[0].model is missing. Add it, e.g. "),
+    ("version: 1\n", "", "experts.yaml:1: version is missing. Add it, e.g. version: 1"),
     (
         "name: algebra",
         "name: algebra\n    weights: w\n    total_params_b: 8",
@@ -223,6 +257,12 @@ FAULTS = [
     ("[math, general]", "[math, general", "experts.yaml:22: not valid YAML: expected ',' or ']'"),
     ("version: 1", "version: 1\nversion: 1", "experts.yaml:2: not valid YAML: found duplicate key"),
     ("*math", "*maths", "experts.yaml:16: not valid YAML: found undefined alias 'maths'"),
+    (
+        "    model: some-model",
+        "\tmodel: some-model",
+        "experts.yaml:7: not valid YAML: found character '\\t' that cannot start any token. Indent "
+        "with spaces instead of the tab",
+    ),
     ("version: 1", "version: 1\0", "experts.yaml: not valid YAML: "),
     ("version: 1", "1: 2\nversion: 1", "experts.yaml:1: [1] must be strings; got 1"),
 ]
@@ -243,7 +283,7 @@ def test_a_fault_is_reported_once_with_its_line_and_mend(old: str, new: str, mes
         ("    model: math-model\n", "", "experts[1].model is missing"),
         ("    base_url: http://127.0.0.1:8002/v1\n", "", "experts[1].base_url is missing"),
         ("model: math-model", "model: ''", "experts[1].model must have"),
-        ("{connect: 2}", "{connect: x}", "experts[1].timeout_s.connect must be a valid number"),
+        ("{connect: 2}", "{connect: x}", "experts[1].timeout_s.connect must be a number; got 'x'"),
     ],
 )
 def test_a_fault_of_an_anchor_is_reported_at_the_anchor_alone(

@@ -32,7 +32,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path, host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as taken:
         port = taken.getsockname()[1]
-        message = f"cannot listen on {host}:{port}: Address already in use.* --port"
+        message = f"cannot listen on {host}:{port}: another process does. Stop it, .* --port"
         refused(one_expert(tmp_path), message, host=host, port=port)
 
 

@@ -232,7 +232,7 @@ def test_a_key_that_is_not_set_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_model_file_is_refused(tmp_path: Path) -> None:
     said = refusal(tmp_path, local_expert(tmp_path, "nowhere.gguf"))
-    assert "coe: expert 'only': model must be a .gguf file" in said
+    assert "Error: expert 'only': model must be a .gguf file" in said
     assert f"no file at {tmp_path / 'nowhere.gguf'}" in said
 
 
