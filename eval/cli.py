@@ -80,9 +80,10 @@ def router(
         loaded = load_router(folder)
         rows, n_unlabelled = read_labelled(files)
     found = {"n_unlabelled": n_unlabelled, **evaluate(loaded, rows, seed)}
-    found["latency_ms"] = latency_ms(loaded)
+    prompts = [row.prompt for row in rows]
+    found["latency_ms"] = latency_ms(loaded, prompts)
     if with_stability:
-        found["stability"] = stability(loaded, [row.prompt for row in rows], seed)
+        found["stability"] = stability(loaded, prompts, seed)
     if as_json:
         click.echo(json.dumps(found))
     else:

@@ -44,9 +44,10 @@ def main(folders: tuple[Path, ...], files: tuple[Path, ...], note: Path | None) 
 def _table(routers: Sequence[StoredRouter], sets: dict[str, list[Row]]) -> Iterator[str]:
     yield f"| router | 10^6 parameters | {' | '.join(sets)} | ms at 20 / 100 / 500 tokens |"
     yield f"|---|---|{'---|' * len(sets)}---|"
+    asked = [row.prompt for rows in sets.values() for row in rows]
     for router in routers:
         scores = [_scores(router, rows) for rows in sets.values()]
-        spent = " / ".join(f"{ms:.1f}" for ms in latency_ms(router).values())
+        spent = " / ".join(f"{ms:.1f}" for ms in latency_ms(router, asked).values())
         size = f"{1_000 * router.active_params_b:.1f}"
         yield f"| {_described(router)} | {size} | {' | '.join(scores)} | {spent} |"
 

@@ -70,9 +70,9 @@ def _encoder_place(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, int
     """Return the folder of a router's encoder and how many tokens it reads; None without one."""
     if "max_tokens" in settings:
         return folder, settings["max_tokens"]
-    for part, inner in (("", "router"), ("strong", "strong")):  # a language gate, a cascade
+    for inner in ("router", "strong"):  # a language gate, a cascade
         if inner in settings:
-            return _encoder_place(folder / part, settings[inner]["settings"])
+            return _encoder_place(folder, settings[inner]["settings"])
     return None
 
 

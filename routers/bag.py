@@ -1,4 +1,4 @@
-"""Hashed words and word pairs, and logistic regression: the cheapest router, without an encoder."""
+"""Hashed words, word pairs and letters, and logistic regression: the cheapest router."""
 
 from __future__ import annotations
 
@@ -11,46 +11,77 @@ from zlib import crc32
 
 import numpy as np
 
-from routers.arrays import IntArray
+from routers.arrays import AnyArray, IntArray
 from routers.base import FloatArray
 from routers.extras import import_extra
-from routers.linear import logistic_regression, softmax
+from routers.linear import softmax
 from routers.progress import Progress, silent
 from routers.tempered import TemperedRouter, indexed
 
-_N_BUCKETS = 1 << 16
-_END_CHARS = 4_000
-"""Characters read from either end of a text."""
+_HEAD_CHARS, _TAIL_CHARS = 600, 300
+"""Characters read from the start and from the end of a text."""
+_WORD_BITS, _RUN_BITS = 16, 17
+"""Words and pairs fall into 2^16 buckets, runs of letters into 2^17 behind them."""
+_N_WORD_BUCKETS = 1 << _WORD_BITS
+_N_BUCKETS = _N_WORD_BUCKETS + (1 << _RUN_BITS)
+_RUN = 4
 _WORD = re.compile(r"\w+|[^\w\s]")
+_FNV_PRIME, _KNUTH = np.uint32(16777619), np.uint32(2654435761)
+_INVERSE_REGULARISATION = 10.0
+_MAX_ITERATIONS = 50
+"""It stops early: the rest of the way is for what only the training prompts have."""
+_INT8_MAX = 127
 
 
 class BagRouter(TemperedRouter):
-    """Logistic regression on which words and word pairs a prompt holds.
+    """Logistic regression on which words, word pairs and runs of four letters a prompt holds.
 
-    Order, case and repetition are lost, unknown words say nothing; it answers in tens of
-    microseconds. Fitting needs scikit-learn (extra ``train``), answering numpy only.
+    Their order, case and repetition are lost; it answers in a tenth of a millisecond. Runs of
+    letters know a word that is bent or typed wrongly. Fitting needs scipy (extra ``train``),
+    answering numpy only.
 
     References
     ----------
-    Feature hashing (arXiv 0902.2206); bags of word pairs (arXiv 1607.01759).
+    Feature hashing (arXiv 0902.2206); bags of word pairs (arXiv 1607.01759) and of runs of letters
+    (arXiv 1607.04606).
     """
 
     type = "bag"
 
     def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent) -> Self:
         """See `routers.base.TrainableRouter.fit`."""
-        sparse = import_extra("scipy.sparse", "train")
         categories, indices = indexed(labels)
-        rows = [_buckets(text) for text in texts]
-        seen, columns = np.unique(np.concatenate(rows), return_inverse=True)
-        values = np.concatenate([np.full(len(row), _scale(row)) for row in rows])
-        ends = np.cumsum([0, *map(len, rows)])
-        features = sparse.csr_array((values, columns, ends), (len(rows), len(seen)))
-        seen_coef, intercept = logistic_regression(features, indices)
-        coef = np.zeros((_N_BUCKETS, len(categories)), dtype=np.float32)
-        coef[seen] = seen_coef.T
-        self._set_head({"coef": coef, "intercept": intercept}, categories)
-        progress("counting words", len(rows), len(rows))
+        balanced = len(indices) / (len(categories) * np.bincount(indices))
+        return self.imitate(texts, np.diag(balanced)[indices], categories, progress)
+
+    def imitate(
+        self,
+        texts: Sequence[str],
+        probabilities: FloatArray,
+        categories: tuple[str, ...],
+        progress: Progress = silent,
+    ) -> Self:
+        """Learn another router's rows of probabilities for texts, in place of labels.
+
+        Parameters
+        ----------
+        texts : sequence of str, length n_texts
+        probabilities : ndarray, shape (n_texts, n_categories)
+            The sum of a row is how much its text counts.
+        categories : tuple of str, length n_categories
+        progress : Progress
+
+        References
+        ----------
+        Distillation (arXiv 1503.02531).
+        """
+        features = _features(texts, progress)
+        seen = np.flatnonzero(features.sum(axis=0))
+        seen_coef, intercept = _regression(features[:, seen], probabilities)
+        scale = np.maximum(np.abs(seen_coef).max(axis=0), 1e-12) / _INT8_MAX
+        coef = np.zeros((_N_BUCKETS, len(categories)), dtype=np.int8)
+        coef[seen] = np.round(seen_coef / scale)
+        self._set_head({"coef": coef, "scale": scale, "intercept": intercept}, categories)
         return self
 
     @classmethod
@@ -63,23 +94,89 @@ class BagRouter(TemperedRouter):
         return router
 
     def _raw_proba(self, texts: Sequence[str], progress: Progress) -> FloatArray:
-        rows = [self._answer(_buckets(text)) for text in texts]
+        rows = [self._answer(text) for text in texts]
         return np.array(rows).reshape(len(rows), len(self.categories_))
 
-    def _answer(self, buckets: IntArray) -> FloatArray:
-        weights = self.head_["coef"][buckets].sum(axis=0, dtype=np.float64)
-        return softmax(weights * _scale(buckets) + self.head_["intercept"])
+    def _answer(self, text: str) -> FloatArray:
+        coef = self.head_["coef"]
+        words, runs = (
+            coef[buckets].sum(axis=0, dtype=np.int64) * _value(buckets)
+            for buckets in _buckets(text)
+        )
+        return softmax((words + runs) * self.head_["scale"] + self.head_["intercept"])
 
 
-def _buckets(text: str) -> IntArray:
-    """Return the buckets of a text's words and word pairs, sorted, each once."""
-    read = text if len(text) <= 2 * _END_CHARS else f"{text[:_END_CHARS]} {text[-_END_CHARS:]}"
-    words = _WORD.findall(read.lower())
-    features = {*words, *(f"{first} {second}" for first, second in pairwise(words))}
-    hashes = {crc32(feature.encode("utf-8", "replace")) % _N_BUCKETS for feature in features}
-    return np.array(sorted(hashes), dtype=np.int64)
+def _regression(features: Any, targets: FloatArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
+    """Fit a multinomial logistic regression to weighted rows of probabilities, by L-BFGS.
+
+    Parameters
+    ----------
+    features : sparse matrix, shape (n_texts, n_features)
+    targets : ndarray, shape (n_texts, n_categories)
+
+    Returns
+    -------
+    coef : ndarray, shape (n_features, n_categories)
+    intercept : ndarray, shape (n_categories,)
+    """
+    optimize = import_extra("scipy.optimize", "train")
+    n_texts, n_features = features.shape
+    counts = targets.sum(axis=1, keepdims=True)
+    transposed = features.T.tocsr()
+    penalty = 1.0 / (_INVERSE_REGULARISATION * n_texts)
+
+    def loss(flat: FloatArray) -> tuple[float, FloatArray]:
+        coef = flat.astype(np.float32).reshape(n_features + 1, -1)
+        logits = features @ coef[:-1] + coef[-1]
+        logits -= np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        wrong = (counts * np.exp(logits) - targets).astype(np.float32) / n_texts
+        gradient = np.vstack([transposed @ wrong + penalty * coef[:-1], wrong.sum(axis=0)])
+        value = penalty / 2 * (coef[:-1] ** 2).sum() - (targets * logits).sum() / n_texts
+        return float(value), gradient.ravel().astype(np.float64)
+
+    start = np.zeros((n_features + 1) * targets.shape[1])
+    options = {"maxiter": _MAX_ITERATIONS}
+    found = optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
+    coef = found.x.reshape(n_features + 1, -1)
+    return coef[:-1], coef[-1]
 
 
-def _scale(buckets: IntArray) -> float:
-    """Return the value of each feature that gives the text's vector unit length."""
+def _features(texts: Sequence[str], progress: Progress) -> Any:  # noqa: ANN401
+    """Return a sparse matrix, shape (n_texts, n_buckets): words and runs each of unit length."""
+    sparse = import_extra("scipy.sparse", "train")
+    columns: list[IntArray] = []
+    values: list[AnyArray] = []
+    ends = [0]
+    for number, text in enumerate(texts, start=1):
+        buckets = _buckets(text)
+        columns.extend(buckets)
+        values.extend(np.full(len(some), _value(some), dtype=np.float32) for some in buckets)
+        ends.append(ends[-1] + sum(map(len, buckets)))
+        progress("counting words", number, len(texts))
+    cells = (np.concatenate(values), np.concatenate(columns), ends)
+    return sparse.csr_array(cells, (len(texts), _N_BUCKETS))
+
+
+def _buckets(text: str) -> tuple[IntArray, IntArray]:
+    """Return the buckets of a text's words and pairs, and of its runs of letters, each once."""
+    if len(text) > _HEAD_CHARS + _TAIL_CHARS:
+        text = f"{text[:_HEAD_CHARS]} {text[-_TAIL_CHARS:]}"
+    words = _WORD.findall(text.lower())
+    pairs = (f"{first} {second}" for first, second in pairwise(words))
+    hashes = {crc32(feature.encode("utf-8", "replace")) for feature in (*words, *pairs)}
+    word_buckets = np.fromiter(hashes, np.int64, len(hashes)) % _N_WORD_BUCKETS
+    return np.unique(word_buckets), _N_WORD_BUCKETS + np.unique(_run_hashes(" ".join(words)))
+
+
+def _run_hashes(text: str) -> IntArray:
+    """Return the hash of every run of letters, in [0, 2^17): all at once, as numpy is fast."""
+    letters = np.frombuffer(f" {text} ".encode("utf-32-le", "replace"), dtype=np.uint32)
+    hashes = np.zeros(max(len(letters) - _RUN + 1, 0), dtype=np.uint32)
+    for at in range(_RUN):
+        hashes = hashes * _FNV_PRIME + letters[at : at + len(hashes)]
+    return ((hashes * _KNUTH) >> np.uint32(32 - _RUN_BITS)).astype(np.int64)
+
+
+def _value(buckets: IntArray) -> float:
+    """Return the value of each feature that gives them unit length together."""
     return float(1.0 / np.sqrt(max(len(buckets), 1)))

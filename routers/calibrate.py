@@ -165,13 +165,22 @@ def fit_temperature(probabilities: FloatArray, truth: IntArray, weights: FloatAr
     if not len(truth):
         return 1.0
     logs = np.log(np.maximum(probabilities, 1e-12))
-    of_label = logs[np.arange(len(truth)), truth]
 
     def loss(temperature: float) -> float:
-        normaliser = np.logaddexp.reduce(logs / temperature, axis=1)
-        return float(weights @ (normaliser - of_label / temperature))
+        return _log_loss(logs / temperature, truth, weights)
 
     return float(min(_TEMPERATURES, key=loss))
+
+
+def log_loss(probabilities: FloatArray, truth: IntArray, weights: FloatArray) -> float:
+    """Return the weighted mean of -log p(label); see `fit_temperature` for the parameters."""
+    return _log_loss(np.log(np.maximum(probabilities, 1e-12)), truth, weights)
+
+
+def _log_loss(logits: FloatArray, truth: IntArray, weights: FloatArray) -> float:
+    of_label = logits[np.arange(len(truth)), truth]
+    losses = np.logaddexp.reduce(logits, axis=1) - of_label
+    return float(weights @ losses / max(float(weights.sum()), 1e-12))
 
 
 def _normalised(row: FloatArray) -> FloatArray:

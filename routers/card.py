@@ -62,14 +62,26 @@ def _head(card: Card) -> Iterator[str]:
     yield ""
     yield (
         f"A `{card.type}` prompt router with {len(card.categories)} categories "
-        f"({', '.join(card.categories)}) and {1_000 * card.active_params_b:.1f} million parameters."
+        f"({', '.join(card.categories)}). An average prompt takes "
+        f"{1_000 * card.active_params_b:.1f} million parameters."
     )
+    behind_gate = card.settings.get("router", {}).get("settings")
+    yield from _escalation(behind_gate or card.settings)
     yield (
         f"Answers whose probability leads that of `{GENERAL}` by less than {card.min_margin:.3f} "
         f"go to the general expert."
     )
     for note in card.training.get("notes", ()):
         yield f"\n{note}"
+
+
+def _escalation(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Say of a cascade which prompts its cheap router answers."""
+    if "escalated" in settings:
+        yield (
+            f"A bag of words answers alone where it is {settings['escalate_below']:.3f} sure or "
+            f"more; for {settings['escalated']:.0%} of the hold-out the encoder was asked too."
+        )
 
 
 def _scores(scores: Mapping[str, Any]) -> Iterator[str]:

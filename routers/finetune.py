@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from routers.arrays import AnyArray, IntArray
+from routers.arrays import IntArray
 from routers.augment import augment
 from routers.encoder import SentenceEncoder
 from routers.export import export_encoder, load_sentence_transformer
@@ -65,8 +65,10 @@ def finetune(
     texts: Sequence[str],
     labels: IntArray,
     progress: Progress,
-) -> dict[str, AnyArray]:
-    """Train an encoder and its head, and write the encoder into ``recipe.folder``.
+) -> None:
+    """Train an encoder with a head, and write the encoder into ``recipe.folder``.
+
+    The head is given up: one learned afterwards on the quantised encoder is better.
 
     Parameters
     ----------
@@ -78,11 +80,6 @@ def finetune(
         Indices of categories, none left out.
     progress : Progress
         Told after every batch.
-
-    Returns
-    -------
-    dict
-        ``coef`` (n_categories, n_dims) and ``intercept`` (n_categories,).
     """
     torch = import_extra("torch", "finetune")
     model = load_sentence_transformer(recipe.base)
@@ -98,7 +95,6 @@ def finetune(
         {name: torch.lerp(base[name], tuned[name], _FINETUNED_SHARE) for name in base}
     )
     export_encoder(model, recipe.folder)
-    return classifier.head_arrays()
 
 
 class _Data:
@@ -191,11 +187,6 @@ class _Classifier:
     def load(self, weights: dict[str, Any]) -> None:
         """Take over weights."""
         self.modules.load_state_dict(weights)
-
-    def head_arrays(self) -> dict[str, AnyArray]:
-        """Return the head as `LinearRouter` keeps it."""
-        coef, intercept = (p.detach().numpy().astype(np.float64) for p in self._head.parameters())
-        return {"coef": _LOGIT_SCALE * coef, "intercept": _LOGIT_SCALE * intercept}
 
     def _embed(self, token_ids: list[tuple[int, ...]]) -> Any:  # noqa: ANN401
         torch = self._torch

@@ -19,7 +19,7 @@ from routers.prototypes import Prototypes, fit_prototypes
 from routers.tempered import indexed
 
 _TEXTS_PER_CATEGORY = 2_000
-"""Most texts of a category that prototypes, and a head without its encoder, are learned from."""
+"""Most texts of a category that prototypes are learned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +70,15 @@ class FinetunedRouter(LinearRouter):
     def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent) -> Self:
         """See `routers.base.TrainableRouter.fit`."""
         categories, indices = indexed(labels)
-        tuned: dict[str, AnyArray] = {}
         if self.recipe is not None:
             from routers.finetune import finetune
 
-            tuned = finetune(self.encoder, self.recipe, texts, indices, progress)
+            finetune(self.encoder, self.recipe, texts, indices, progress)
             self.encoder = SentenceEncoder(self.recipe.folder, self.encoder.max_tokens)
+        embeddings = self.encoder.encode(texts, progress)
         chosen = capped(range(len(texts)), _TEXTS_PER_CATEGORY, lambda i: labels[i], seed=0)
-        embeddings = self.encoder.encode([texts[i] for i in chosen], progress)
-        head = tuned or self._learn(embeddings, indices[chosen])
-        prototypes = fit_prototypes(embeddings, indices[chosen])
-        self._set_head({**head, **prototypes}, categories)
+        prototypes = fit_prototypes(embeddings[chosen], indices[chosen])
+        self._set_head({**self._learn(embeddings, indices), **prototypes}, categories)
         return self
 
     def _answer(self, embedding: FloatArray) -> FloatArray:

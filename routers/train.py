@@ -91,7 +91,7 @@ def train(
             "sources": count_sources(used),
         },
         "held_out": held_out_report(answers, router.categories_),
-        "latency_ms": latency_ms(router),
+        "latency_ms": latency_ms(router, [row.prompt for row in held_out]),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from routers.artifact import DEFAULT_FOLDER
@@ -33,9 +33,10 @@ class Plan:
     name : str
         See `routers.base.Router`.
     encoder : str or None
-        None is the encoder that ships; a folder with ``encoder.onnx``, a router artifact for
-        example, is used as it is and not tuned further; any other folder or Hugging Face name is
-        exported from sentence-transformers. ``bag`` has none.
+        None is the encoder that ships, or for ``finetuned`` what that was made from; a folder with
+        ``encoder.onnx``, a router artifact for example, is used as it is and not tuned further; any
+        other folder or Hugging Face name is exported from sentence-transformers, and fine-tuned by
+        ``finetuned`` and ``cascade``. ``bag`` has none.
     max_tokens : int or None
         Most tokens read of one prompt; None is 64: reading 256 is four times slower, and what a
         prompt is about shows at its ends.
@@ -72,20 +73,24 @@ def untrained_router(plan: Plan, seed: int, scratch: Path) -> StoredRouter:
 def _of_type(plan: Plan, seed: int, scratch: Path) -> StoredRouter:
     if plan.type == "bag":
         return BagRouter(plan.name)
-    if plan.type == "finetuned" and not _is_exported(plan.encoder):
-        base = plan.encoder or BASE_ENCODER
-        encoder = _exported(base, plan.max_tokens, scratch / "base")
-        (scratch / "tuned").mkdir()
-        return FinetunedRouter(encoder, plan.name, Recipe(base, scratch / "tuned", seed))
-    encoder = _open_encoder(plan, scratch)
     if plan.type == "finetuned":
-        return FinetunedRouter(encoder, plan.name)
+        return _finetuned(plan, seed, scratch)
+    if plan.type == "cascade":
+        kept = replace(plan, encoder=plan.encoder or str(DEFAULT_FOLDER))
+        return CascadeRouter(BagRouter(plan.name), _finetuned(kept, seed, scratch), plan.name)
+    encoder = _open_encoder(plan, scratch)
     if plan.type == "knn":
         return KnnRouter(encoder, plan.name)
-    linear = LinearRouter(encoder, plan.name)
-    if plan.type == "cascade":
-        return CascadeRouter(BagRouter(plan.name), linear, plan.name)
-    return linear
+    return LinearRouter(encoder, plan.name)
+
+
+def _finetuned(plan: Plan, seed: int, scratch: Path) -> FinetunedRouter:
+    if _is_exported(plan.encoder):
+        return FinetunedRouter(_open_encoder(plan, scratch), plan.name)
+    base = plan.encoder or BASE_ENCODER
+    encoder = _exported(base, plan.max_tokens, scratch / "base")
+    (scratch / "tuned").mkdir()
+    return FinetunedRouter(encoder, plan.name, Recipe(base, scratch / "tuned", seed))
 
 
 def _open_encoder(plan: Plan, scratch: Path) -> SentenceEncoder:

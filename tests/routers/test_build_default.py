@@ -37,10 +37,14 @@ def test_an_encoder_can_be_kept(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
 
     card = read_card(out)
-    assert card.settings["router"]["type"] == "finetuned"
+    cascade = card.settings["router"]
+    assert (cascade["type"], cascade["settings"]["strong"]["type"]) == ("cascade", "finetuned")
+    assert (out / "cheap" / "head.npz").is_file()
     assert card.files["encoder.onnx"] == read_card(DEFAULT_FOLDER).files["encoder.onnx"]
     assert card.training["data"]["rows_trained"] < 20 * 4
-    assert f"--encoder {DEFAULT_FOLDER}" in (out / "README.md").read_text()
+    readme = (out / "README.md").read_text()
+    assert f"--encoder {DEFAULT_FOLDER}" in readme
+    assert "of the hold-out the encoder was asked too" in readme
 
 
 def test_the_default_router_is_rebuilt_from_raw_data(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from routers.bag import BagRouter
 from routers.base import FloatArray
-from routers.cascade import CascadeRouter, choose_escalation
+from routers.calibrate import tempered
+from routers.cascade import CascadeRouter, choose_escalation, fit_mean, mean
 from routers.knn import KnnRouter
 from tests.prompts import shipped_encoder, toy_rows
 
@@ -16,28 +17,53 @@ def rows(*confidences: float, right: bool = True) -> FloatArray:
     return made if right else made[:, ::-1]
 
 
+def escalation(cheap: FloatArray, both: FloatArray, weights: FloatArray | None = None) -> float:
+    truth = np.zeros(len(cheap), dtype=np.int64)
+    return choose_escalation(
+        cheap, both, truth, np.ones(len(cheap)) if weights is None else weights
+    )
+
+
 def test_the_cheap_router_answers_while_it_is_as_good() -> None:
     cheap = np.vstack([rows(0.9, 0.8), rows(0.7, 0.6, right=False)])
-    strong = rows(0.9, 0.9, 0.9, 0.9)
-    assert choose_escalation(cheap, strong, np.zeros(4, dtype=np.int64)) == 0.8
+    assert escalation(cheap, rows(0.9, 0.9, 0.9, 0.9)) == 0.8
 
 
 def test_a_cheap_router_that_is_never_worse_answers_everything() -> None:
     cheap = rows(0.9, 0.6)
-    assert choose_escalation(cheap, cheap, np.zeros(2, dtype=np.int64)) == 0.6
+    assert escalation(cheap, cheap) == 0.6
 
 
 def test_a_cheap_router_that_is_always_worse_answers_nothing() -> None:
-    cheap, strong = rows(0.9, 0.6, right=False), rows(0.9, 0.9)
-    assert choose_escalation(cheap, strong, np.zeros(2, dtype=np.int64)) == 1
+    assert escalation(rows(0.9, 0.6, right=False), rows(0.9, 0.9)) == 1
 
 
-def test_half_a_percent_may_be_lost() -> None:
-    n = 200
-    cheap = np.vstack([rows(*np.linspace(0.99, 0.9, n - 1)), rows(0.8, right=False)])
-    strong = rows(*[0.9] * n)
-    truth = np.zeros(n, dtype=np.int64)
-    assert choose_escalation(cheap, strong, truth) == 0.8
+def test_three_in_a_thousand_may_be_lost() -> None:
+    cheap = np.vstack([rows(*np.linspace(0.99, 0.9, 399)), rows(0.8, right=False)])
+    both = rows(*[0.9] * 400)
+    assert escalation(cheap, both) == 0.8
+    assert escalation(cheap[-300:], both[-300:]) == 0.9
+
+
+def test_a_text_that_counts_more_may_not_be_lost() -> None:
+    cheap = np.vstack([rows(*np.linspace(0.99, 0.9, 399)), rows(0.8, right=False)])
+    assert escalation(cheap, rows(*[0.9] * 400), np.append(np.ones(399), 2.0)) == 0.9
+
+
+def test_routers_that_err_differently_are_averaged() -> None:
+    truth = np.arange(4) % 2
+    right = np.where(truth[:, np.newaxis] == np.arange(2), 0.8, 0.2)
+    strong, cheap = right.copy(), right.copy()
+    strong[0], cheap[1] = strong[0, ::-1], [0.6, 0.4]
+    share, temperature = fit_mean(cheap, strong, truth, np.ones(4))
+    assert share > 0
+    assert temperature > 0
+
+
+def test_a_cheap_router_that_only_errs_has_no_share() -> None:
+    truth = np.zeros(4, dtype=np.int64)
+    strong = rows(0.9, 0.9, 0.9, 0.9)
+    assert fit_mean(strong[:, ::-1], strong, truth, np.ones(4))[0] == 0
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +76,22 @@ def cascade() -> CascadeRouter:
     return router
 
 
-def test_sure_answers_are_the_cheap_routers_and_others_the_strong_ones(
+TEXTS = [*(row.prompt for row in toy_rows()), "zxcvb", "The moon is far away."]
+
+
+def test_sure_answers_are_the_cheap_routers_and_others_the_mean_of_both(
     cascade: CascadeRouter,
 ) -> None:
-    texts = [*(row.prompt for row in toy_rows()), "zxcvb", "The moon is far away."]
-    cheap, strong = cascade.cheap.predict_proba(texts), cascade.strong.predict_proba(texts)
+    cheap, strong = cascade.cheap.predict_proba(TEXTS), cascade.strong.predict_proba(TEXTS)
     sure = cheap.max(axis=1) >= cascade.escalate_below
-    assert 0 < sure.sum() < len(texts)
-    expected = np.where(sure[:, np.newaxis], cheap, strong)
-    assert cascade.predict_proba(texts).tobytes() == expected.tobytes()
+    assert 0 < sure.sum() < len(TEXTS)
+    both = tempered(mean(cheap, strong, cascade.cheap_share), cascade.temperature)
+    expected = np.where(sure[:, np.newaxis], cheap, both)
+    assert cascade.predict_proba(TEXTS).tobytes() == expected.tobytes()
+
+
+def test_every_text_is_embedded_for_finer_categories(cascade: CascadeRouter) -> None:
+    assert all(cascade.predict_and_embed(text)[1] is not None for text in TEXTS)
 
 
 def test_parameters_are_those_of_an_average_prompt(cascade: CascadeRouter) -> None:

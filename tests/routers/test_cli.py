@@ -234,7 +234,7 @@ def test_help_has_examples() -> None:
 
 def test_a_missing_extra_names_the_command_that_installs_it(data: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; sys.modules['sklearn'] = None\n"
+        "import sys; sys.modules['scipy'] = None\n"
         "from routers.cli import train\n"
         f"train([{str(data)!r}, '--out', {str(tmp_path / 'r')!r}, '--type', 'bag'])"
     )
