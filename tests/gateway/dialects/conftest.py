@@ -42,7 +42,7 @@ def gateway(
         {
             "name": "slow",
             "capabilities": ["messages"],
-            "timeout_s": {"first_token": 0.3},
+            "timeout_s": {"first_token": 2},
             "max_concurrency": 1,
             **url,
             "open_after_failures": 1,
