@@ -311,6 +311,8 @@ def refuse_other_than_events(expert: Expert, response: UpstreamResponse) -> None
 
 def refuse_failed_stream(request: UpstreamRequest, first: bytes) -> None:
     """Raise `ExpertError` when a stream fails before it says anything: nothing of it is sent."""
+    if b"error" not in first:
+        return  # the usual case, for which it is not worth reading twice
     relay = NativeRelay() if request.path in _NATIVE else StreamRelay(show_usage=False, note=dict)
     relay.feed(first)
     if relay.failure is not None and not relay.reading.chunks:
