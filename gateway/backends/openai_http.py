@@ -65,9 +65,8 @@ class HttpResponse:
         with mapped_errors(self._expert):
             async with asyncio.timeout(timeouts.first_token):
                 chunk = await content.readany()
-        while chunk:
-            yield chunk
-            with mapped_errors(self._expert):
+            while chunk:
+                yield chunk
                 soon = await self._chunk_within(min(PROBE_AFTER_S, timeouts.idle))
                 if soon is None:
                     async with asyncio.timeout(max(timeouts.idle - PROBE_AFTER_S, 0)):
