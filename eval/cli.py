@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -90,6 +91,11 @@ def router(
         _show(found)
 
 
+def _with_v1(url: str) -> str:
+    """Return the address up to and with /v1: a server's own address is completed."""
+    return f"{url.rstrip('/')}/v1" if urlsplit(url).path in {"", "/"} else url.rstrip("/")
+
+
 def _show(found: dict[str, Any]) -> None:
     console = Console()
     metrics = Table("metric", "value", "95% interval", title=f"{found['router']}, n={found['n']}")
@@ -98,6 +104,8 @@ def _show(found: dict[str, Any]) -> None:
         metrics.add_row(name, f"{found[name]:.3f}", f"{low:.3f} to {high:.3f}")
     metrics.add_row("source_mean_accuracy", f"{found['source_mean_accuracy']:.3f}", "")
     console.print(metrics)
+    if unknown := found["unknown_categories"]:
+        console.print(f"no categories of this router, counted as wrong: {', '.join(unknown)}")
     categories = Table("category", "n", "precision", "recall", "F1")
     for name, one in found["per_category"].items():
         shares = (one["precision"], one["recall"], one["f1"])
@@ -196,7 +204,7 @@ def score_command(
         questions = read_questions(files, per_category, seed)
         if CODE in {question.metric or metric for question in questions} and not isolated():
             click.echo("note: no namespaces on this system: code runs with the network", err=True)
-        endpoint = Endpoint(url.rstrip("/"), key, **limits)
+        endpoint = Endpoint(_with_v1(url), key, **limits)
         fresh = score_experts(questions, experts.split(","), endpoint, metric, out, progress)
     for name in dict.fromkeys(one.expert for one in fresh):
         click.echo(_summary(name, [one for one in fresh if one.expert == name]))

@@ -144,7 +144,8 @@ def score_experts(
     if endpoint.judge is None and any((q.metric or metric) == JUDGE for q in questions):
         raise ScoringError("the metric judge needs an expert that judges. Name one with --judge")
     log = out.with_name(f"{out.name}.answers.jsonl")
-    known = read_lines([log], _scored, "an answer") if log.exists() else []
+    begun = log.exists() and log.stat().st_size > 0
+    known = read_lines([log], _scored, "an answer") if begun else []
     done = {(one.id, one.expert) for one in known}
     todo = [(q, name) for name in experts for q in questions if (q.id, name) not in done]
     out.parent.mkdir(parents=True, exist_ok=True)

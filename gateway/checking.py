@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from gateway.backends.base import UpstreamRequest, UpstreamResponse
 from gateway.backends.chosen import ChosenBackend
 from gateway.discovery import read_models
 from gateway.dispatch import refuse_failure
-from gateway.errors import ConfigError, ExpertError
+from gateway.errors import ConfigError, ExpertError, ExpertUnavailableError
 from gateway.experts import Expert, ExpertRegistry, check_keys
-from gateway.inspection import running_experts
+from gateway.inspection import console_for_tables, running_experts
 from gateway.protocol import CHAT
 from gateway.relay import StreamRelay, read_body
 from gateway.supervisor.plan import make_run_dir
@@ -61,6 +60,8 @@ async def _check(backend: ChosenBackend, expert: Expert) -> dict[str, Any]:
         row["ok"] = True
     except ExpertError as error:
         row["error"] = error.message
+        if isinstance(error, ExpertUnavailableError) and expert.base_url is not None:
+            row["error"] += f" See whether its server is up at {expert.base_url}"
     return row
 
 
@@ -143,4 +144,4 @@ def print_checks(shown: dict[str, Any]) -> None:
             "yes" if row.get("tools") else "-",
             "; ".join(filter(None, [row["error"], *row["warnings"]])),
         )
-    Console().print(table)
+    console_for_tables().print(table)

@@ -160,8 +160,10 @@ def read_models(body: bytes, url: str) -> list[Listed]:
         must = "a list of models, {'data': [{'id': ...}]}"
         raise ConfigError(f"{url} must answer with {must}; {error}") from error
     ids = [entry.id for entry in listed]
+    if not ids:
+        raise ConfigError(f"{url} must answer with a list of models; it lists none. Load one there")
     odd = [name for name in ids if not _is_plain(name)]
-    if not ids or odd or len(set(ids)) < len(ids):
+    if odd or len(set(ids)) < len(ids):
         got = f"the name {odd[0][:_SHOWN_CHARS]!r}" if odd else f"the names {ids[:5]}"
         raise ConfigError(f"{url} must answer with models with names of their own; got {got}")
     return listed

@@ -22,6 +22,7 @@ from gateway.experts import Expert, ExpertRegistry
 from gateway.supervisor.plan import expert_specs, process_of
 from gateway.supervisor.supervisor import Supervisor, read_states
 
+_PIPE_COLUMNS = 400
 START_TIMEOUT_S = 900.0
 """Longest wait for a local model, in seconds: vLLM may have to download and to compile it."""
 
@@ -69,11 +70,19 @@ def print_registry(shown: dict[str, Any]) -> None:
             expert["weights"],
             ", ".join(expert["first_for"]) or "-",
         )
-    console = Console()
+    console = console_for_tables()
     console.print(table)
     console.print(f"resident: {shown['resident_params_b']:g} B; general: {shown['general']}")
     if shown["unknown_weights"]:
         console.print(f"size unknown, not counted: {', '.join(shown['unknown_weights'])}")
+
+
+def console_for_tables() -> Console:
+    """Return standard output; a file or a pipe gets the rows of a table in a line each."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_COLUMNS
+    return console
 
 
 def _size(params_b: float | None) -> str:

@@ -18,6 +18,7 @@ _url_option = click.option(
     envvar="COE_URL",
     default="http://127.0.0.1:8080",
     show_default=True,
+    callback=lambda _ctx, _option, url: url.rstrip("/").removesuffix("/v1"),
     help="Where the gateway is.",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

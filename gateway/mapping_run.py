@@ -172,10 +172,15 @@ def _scored(
 ) -> tuple[ScoreTable, Pool]:
     """Return table and pool of the experts that have both scores and sizes."""
     for name in required:
-        if name not in table.experts or name not in pool.names:
+        if name not in table.experts:
             raise DataError(
-                f"the general expert {name!r} is always kept, so it must have scores, and sizes "
-                f"in {source}. Score it, or make another one general"
+                f"the general expert {name!r} is always kept, so it must have scores; it has none. "
+                "Score it with coe eval score, or make another one general"
+            )
+        if name not in pool.names:
+            raise DataError(
+                f"the general expert {name!r} is always kept, so its sizes, and what is paid for, "
+                f"must be in {source}; they are not. Add them, or make another one general"
             )
     names = [name for name in pool.names if name in table.experts]
     if not names:

@@ -27,6 +27,8 @@ from gateway.live.files import replace_text
 from gateway.schema import MappingTable
 from gateway.sizes import SizeError, inspect_model
 
+_FETCHED = ("embedded:", "hf:")
+"""Beginnings of models that are no paths."""
 Shown = dict[str, Any]
 Fields = dict[str, Any]
 
@@ -59,7 +61,7 @@ def add(
         url, key = _with_v1(source), _key(api_key_env)
         experts, notes = _remote(name, url, _asked(url, key, model, force=force), adapters=adapters)
     else:
-        experts, notes = _local(name, source, config.parent)
+        experts, notes = _local(name, source, config.parent, force=force)
     given = {"description": description, "api_key_env": api_key_env}
     known = {key: value for key, value in given.items() if value is not None}
 
@@ -109,7 +111,10 @@ def _key(api_key_env: str | None) -> str | None:
     if api_key_env is None:
         return None
     if not os.environ.get(api_key_env):
-        raise ConfigError(f"the environment variable {api_key_env} must hold the server's key")
+        raise ConfigError(
+            f"the environment variable {api_key_env} must hold the server's key; it is not set. "
+            f"Set it: export {api_key_env}=..."
+        )
     return os.environ[api_key_env]
 
 
@@ -153,11 +158,20 @@ def _fields(served: ServedModel, url: str) -> Fields:
     return fields | ({"continuation": served.continuation} if served.continuation else {})
 
 
-def _local(name: str, source: str, folder: Path) -> tuple[dict[str, Fields], list[str]]:
+def _local(
+    name: str, source: str, folder: Path, *, force: bool
+) -> tuple[dict[str, Fields], list[str]]:
     """Return an expert that the gateway runs itself, from a GGUF file."""
+    path = folder / Path(source).expanduser()
+    if not force and not source.startswith(_FETCHED) and not path.exists():
+        raise ConfigError(
+            f"the second argument must be the http(s) URL of a server or a .gguf file that is "
+            f"there; got {source!r}. Begin a URL with http://; a file is looked for beside the "
+            "experts file"
+        )
     fields: Fields = {"backend": "local", "model": source}
     try:
-        size = inspect_model(str(folder / Path(source).expanduser()))
+        size = inspect_model(str(path))
     except SizeError:
         note = f"size unknown: derive it with coe experts inspect {source}"
         return {name: {**fields, "active_params_b": None, "total_params_b": None}}, [note]
@@ -185,7 +199,10 @@ def _parsed(assignment: str) -> tuple[str, Any]:
             raise ValueError
         read = YAML(typ="safe", pure=True).load(value)
     except (YAMLError, ValueError) as error:
-        raise ConfigError(f"must be KEY=VALUE with a value in YAML; got {assignment!r}") from error
+        raise ConfigError(
+            f"an edit must be KEY=VALUE with a value in YAML; got {assignment!r}. Write e.g. "
+            "context_window=8192"
+        ) from error
     is_text = isinstance(read, dict | list) and value.lstrip()[:1] not in {"{", "["}
     return key, value if is_text else read  # "a: b" is a sentence, {a: b} is none
 

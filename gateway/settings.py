@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.errors import ConfigError
@@ -117,10 +118,15 @@ def load_settings(**flags: object) -> Settings:
         return Settings(_secrets_dir=folder, **given)  # type: ignore[arg-type]
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}; got {item['input']!r}"
+            f"{name} (COE_{name.upper()} or a flag) must {_allowed(item)}; got {item['input']!r}"
             for item in error.errors()
+            for name in (str(item["loc"][0]),)
         ]
-        raise ConfigError("settings (COE_* variables or flags): " + "; ".join(lines)) from error
+        raise ConfigError("\n".join(lines)) from error
+
+
+def _allowed(item: ErrorDetails) -> str:
+    return item["msg"].partition("should ")[2].partition(", unable")[0]
 
 
 def is_loopback(host: str) -> bool:

@@ -88,7 +88,9 @@ def read_card(folder: Path) -> Card:
     try:
         card = msgspec.json.decode(path.read_bytes(), type=Card)
     except OSError as error:
-        raise _error(path, "must be a file that can be read", str(error)) from error
+        raise _error(
+            path, "must be a file that can be read", error.strerror or str(error)
+        ) from error
     except msgspec.MsgspecError as error:
         raise _error(path, "must be a router card", str(error)) from error
     if card.type not in router_types():
@@ -189,7 +191,9 @@ def _check_file(path: Path, sha256: str) -> None:
     try:
         found = _sha256(path)
     except OSError as error:
-        raise _error(path, "must be a file that can be read", str(error)) from error
+        raise _error(
+            path, "must be a file that can be read", error.strerror or str(error)
+        ) from error
     if found != sha256:
         raise _error(path, f"must have SHA-256 {sha256}, as {CARD_FILE} says", found)
 

@@ -30,6 +30,8 @@ from routers.train import TrainOptions, held_out_report
 from routers.train import train as train_router
 from routers.untrained import TYPES, Plan, untrained_router
 
+_FEWEST_ROWS = 20
+"""Fewer prompts say nothing of where a threshold should be."""
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
@@ -178,6 +180,11 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
         router = load_router(folder)
         rows = read_rows(files)
         answers = calibrate_router(router, rows, _out_of_scope(shared), _goal(shared), progress)
+        if len(rows) < _FEWEST_ROWS:
+            raise ValueError(
+                f"calibrating takes {_FEWEST_ROWS} prompts or more; got {len(rows)}, and a "
+                "threshold fitted to so few would be chance. Add prompts; the router is as it was"
+            )
         training = dict(read_card(folder).training)
         training["held_out"] = held_out_report(answers, router.categories_)
         card = save_router(router, folder, training)
@@ -193,7 +200,10 @@ def progress_bars() -> Iterator[Progress]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with ProgressBars(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with ProgressBars(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bars:
         tasks: dict[str, TaskID] = {}
 
         def update(stage: str, done: int, total: int) -> None:
@@ -253,6 +263,11 @@ def _show(folder: Path, card: Card, shared: dict[str, Any]) -> None:
         f"{card.min_margin:.3f} are kept: {scores['coverage']:.1%} of prompts, accuracy "
         f"{scores['covered_accuracy']:.3f}"
     )
+    if not card.min_margin:
+        console.print(
+            "note: no prompt is too unsure for its category, so none goes to the general "
+            "expert for that; --out-of-scope names prompts that should"
+        )
     if "latency_ms" in card.training:
         spent = card.training["latency_ms"]
         console.print(

@@ -156,7 +156,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
     except (OSError, EOFError) as error:
-        raise DataError(f"{path} must be a readable JSON lines file; got {error}") from error
+        got = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} must be a readable JSON lines file; got {got}") from error
 
 
 def read_lines(paths: Sequence[Path], parse: Callable[[bytes], _Item], wanted: str) -> list[_Item]:

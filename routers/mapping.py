@@ -196,7 +196,8 @@ class ScoredMapping:
                 raise ValueError(f"the finer map beside it is another, {finer.digest}")
         except (OSError, ValueError) as error:
             raise MappingError(
-                f"{path} must be a mapping that coe map wrote; got {error}. Write it again"
+                f"{path} must be a mapping that coe map wrote; got "
+                f"{getattr(error, 'strerror', None) or error}. Write it again with coe map --write"
             ) from error
         cost = np.array(file.cost)
         return cls(file.categories, file.experts, table, cost, prices, file.price_of, finer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ class Limits:
     total_params_b: float | None = None
     active_params_b: float | None = None
     n_experts: int | None = None
+
+    @property
+    def told(self) -> str:
+        """The limits that are set, as `coe map` names them."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ", ".join(f"{key} {most:g}" for key, most in named.items() if most is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ def _solve_programme(
     )
     if found.x is None:
         raise UnsolvableError(
-            f"no choice of experts keeps to the limits: {limits}. The smallest expert has "
+            f"no choice of experts keeps to the limits: {limits.told}. The smallest expert has "
             f"{pool.total_params_b.min():g} B in total and {pool.active_params_b.min():g} B active"
             + (f"; {', '.join(np.array(pool.names)[must])} must be kept" if must.any() else "")
             + ". Raise a limit"

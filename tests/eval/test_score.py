@@ -141,6 +141,8 @@ def test_an_unknown_expert_is_told(questions: Path, experts: Experts) -> None:
     done = run(questions, experts, "nobody", "--per-category", "1")
     assert done.exit_code == 2
     assert "404" in done.output
+    again = run(questions, experts, "clever", "--per-category", "1")
+    assert again.exit_code == 0, again.output  # what the first left behind is empty
 
 
 @pytest.mark.parametrize(

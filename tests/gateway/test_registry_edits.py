@@ -117,7 +117,7 @@ def test_a_server_that_cannot_be_trusted_is_refused(config: Path) -> None:
 
 
 def test_a_key_is_named_and_never_written(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = "the environment variable THE_KEY must hold the server's key"
+    message = "the environment variable THE_KEY must hold the server's key; it is not set. Set it"
     assert message in refused(config, "add", "x", NOBODY_URL, "--api-key-env", "THE_KEY")
     monkeypatch.setenv("THE_KEY", "s3cr3t")
     with serving(vllm) as url:
@@ -133,6 +133,13 @@ def test_a_gguf_file_becomes_a_local_expert(config: Path) -> None:
     shown = done(config, "add", "small", "embedded:smollm2-135m-instruct")
     assert experts(config)["small"].backend == "local"
     assert "coe experts inspect" in shown["notes"][0]
+
+
+@pytest.mark.parametrize("source", ["127.0.0.1:8001", "nowhere.gguf"])
+def test_what_is_neither_a_url_nor_a_file_is_refused(config: Path, source: str) -> None:
+    assert f"got '{source}'. Begin a URL with http://" in refused(config, "add", "x", source)
+    done(config, "add", "x", source, "--force")
+    assert experts(config)["x"].backend == "local"
 
 
 def test_keys_are_set_as_they_are_written_in_the_file(config: Path) -> None:
@@ -220,5 +227,5 @@ def checked(config: Path, name: str) -> list[dict[str, Any]]:
 def test_check_warns_of_a_list_of_models_that_is_garbage(config: Path) -> None:
     (row,) = checked(config, "all")  # the stand-in lists no models
     assert row["ok"]
-    assert "must answer with models with names of their own" in row["warnings"][0]
-    assert "names of their own" in " ".join(run(config, "check").output.split())
+    assert "must answer with a list of models; it lists none" in row["warnings"][0]
+    assert "it lists none. Load one there" in run(config, "check").output

@@ -27,6 +27,27 @@ def one_expert(tmp_path: Path, mapping: dict[str, list[str]] | None = None, **ke
     return write_experts(tmp_path / "experts.yaml", [expert], mapping or {}, **keys)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "PORT",
+            "99999",
+            "port (COE_PORT or a flag) must be less than or equal to 65535; got '99999'",
+        ),
+        ("PORT", "abc", "port (COE_PORT or a flag) must be a valid integer; got 'abc'"),
+        ("LOG_LEVEL", "loud", "log_level (COE_LOG_LEVEL or a flag) must be 'DEBUG', 'INFO', "),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"COE_{name}", value)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_port_in_use_is_refused(tmp_path: Path, host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -199,6 +199,16 @@ def test_calibrating_on_some_categories_reports_those(data: Path, tmp_path: Path
     assert "coding" in read_card(out).training["held_out"]["f1"]
 
 
+def test_calibrating_on_a_few_prompts_is_refused(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "router"
+    run("train", data, "--out", out, "--type", "bag")
+    before = (out / "router.json").read_bytes()
+    result = run("calibrate", out, write_lines(tmp_path / "few.jsonl", toy_rows()[:3]))
+    assert result.exit_code == 2
+    assert "20 prompts or more; got 3" in result.stderr
+    assert (out / "router.json").read_bytes() == before
+
+
 def test_calibrating_nothing_is_refused(data: Path, tmp_path: Path) -> None:
     result = run("calibrate", tmp_path, data)
     assert result.exit_code == 2
