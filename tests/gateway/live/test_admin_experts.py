@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from gateway.live.versions import digest_of
 from tests.servers import (
     NOBODY_URL,
     Gateway,
@@ -32,11 +33,12 @@ class Replicas:
         return httpx.request(method, f"{self.first.url}/admin/{path}", timeout=30, **kwargs)
 
     def level(self, number: int) -> None:
-        """Wait until both serve a version."""
+        """Wait until both serve a version and have it in their files."""
         for gateway in (self.first, self.second):
             wait_for(lambda: served(gateway)["version"] == number)  # noqa: B023
-        digests = {served(gateway)["digest"] for gateway in (self.first, self.second)}
-        assert len(digests) == 1
+        (digest,) = {served(gateway)["digest"] for gateway in (self.first, self.second)}
+        for file in self.files:
+            wait_for(lambda: digest_of(file.read_text()) == digest)  # noqa: B023
 
 
 def served(gateway: Gateway) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def test_a_rollback_brings_an_earlier_version_back(replicas: Replicas, version: 
     back = replicas.admin("POST", "rollback", json={"version": version}, headers=ANY)
     assert back.json()["changed"] == ["a"]
     replicas.level(version + 2)
-    wait_for(lambda: replicas.files[1].read_text() == before)
+    assert replicas.files[1].read_text() == before
     kept = replicas.admin("GET", "versions").json()["versions"]
     assert [one["version"] for one in kept[:3]] == [version + 2, version + 1, version]
     assert kept[0]["digest"] == kept[2]["digest"]
@@ -159,7 +161,7 @@ def test_an_edit_on_disk_reaches_the_other_replica(replicas: Replicas, version: 
     file = replicas.files[1]
     file.write_text(file.read_text().replace("# ours", "# ours, edited"))
     replicas.level(version + 1)
-    wait_for(lambda: replicas.files[0].read_text() == file.read_text())
+    assert replicas.files[0].read_text() == file.read_text()
     # back to what it was: an edit like any other
     file.write_text(file.read_text().replace("# ours, edited", "# ours"))
     replicas.level(version + 2)
