@@ -18,15 +18,25 @@ if TYPE_CHECKING:
 WRONG_USE = 2
 
 _COMMANDS = {
-    "serve": "gateway.commands:serve",
-    "route": "gateway.commands:route",
-    "experts": "gateway.expert_commands:experts",
-    "keys": "gateway.key_commands:keys",
-    "train": "routers.cli:train",
-    "calibrate": "routers.cli:calibrate",
-    "map": "gateway.mapping_commands:map_command",
-    "eval": "eval.cli:eval_group",
+    "serve": ("gateway.commands:serve", "Run the gateway."),
+    "route": ("gateway.commands:route", "Show where a prompt would go, and why."),
+    "experts": (
+        "gateway.expert_commands:experts",
+        "Look at the experts of a registry, try them, and edit them.",
+    ),
+    "keys": (
+        "gateway.key_commands:keys",
+        "Make, list and revoke the API keys of a running gateway.",
+    ),
+    "train": ("routers.cli:train", "Train a router on labelled prompts."),
+    "calibrate": ("routers.cli:calibrate", "Fit the threshold of a router anew."),
+    "map": (
+        "gateway.mapping_commands:map_command",
+        "Choose experts by their scores under a budget, exactly.",
+    ),
+    "eval": ("eval.cli:eval_group", "Measure routers, mappings and gateways."),
 }
+"""Name -> where the command is, and what its own help says of it first."""
 
 
 class _Lazy(click.Group):
@@ -38,12 +48,16 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command; None when there is none of that name."""
-        target = _COMMANDS.get(cmd_name)
-        if target is None:
+        if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = target.partition(":")
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, told) for name, (_, told) in _COMMANDS.items()])
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import click
 
-from gateway.settings import load_settings
-
 config_option = click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -39,6 +37,7 @@ def serve(config: Path, host: str | None, port: int | None, workers: int | None)
     set as COE_<NAME> in the environment.
     """
     from gateway.serve import serve as run
+    from gateway.settings import load_settings
 
     settings = load_settings(config=config, host=host, port=port, workers=workers)
     sys.exit(run(settings, lambda text: click.echo(f"coe: {text}", err=True)))

@@ -137,7 +137,18 @@ def test_serving_loads_nothing_heavy() -> None:
 
 def test_the_command_line_starts_light() -> None:
     loaded = loaded_by("gateway", "gateway.cli", "gateway.commands")
-    assert not loaded & (HEAVY | {"aiohttp", "fastapi", "numpy", "onnxruntime", "redis", "rich"})
+    assert not loaded & (
+        HEAVY | {"aiohttp", "fastapi", "numpy", "onnxruntime", "pydantic", "redis", "rich"}
+    )
+
+
+def test_help_imports_no_command() -> None:
+    code = "import sys; from gateway.cli import coe; coe(['--help'], standalone_mode=False)"
+    command = [sys.executable, "-c", f"{code}; print('MODULES', *sys.modules)"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    shown, _, loaded = done.stdout.partition("MODULES")
+    assert "Run the gateway." in shown
+    assert not {"gateway.commands", "routers.cli", "eval.cli"} & set(loaded.split())
 
 
 def test_the_parent_loads_no_model() -> None:

@@ -51,6 +51,15 @@ def test_help_lists_the_commands() -> None:
     assert run("--version").exit_code == 0
 
 
+def test_help_says_of_each_command_what_its_own_does() -> None:
+    shown = run("--help").output
+    with click.Context(coe) as ctx:
+        for name in coe.list_commands(ctx):
+            command = coe.get_command(ctx, name)
+            assert command is not None
+            assert f"  {name:9}  {command.get_short_help_str(80)}\n" in shown
+
+
 @pytest.mark.parametrize("group", [[], ["experts"], ["keys"], ["eval"]])
 def test_what_a_command_does_is_said_in_a_line(group: list[str]) -> None:
     _, _, commands_shown = run(*group, "--help").output.partition("Commands:\n")
