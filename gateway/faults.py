@@ -110,10 +110,10 @@ def _mend(location: Location, kind: str, got: object) -> str:
         return ". Write the number alone, without a unit and without quotes"
     if kind in {"tuple_type", "list_type"} and is_text:
         return f". Write [{got}]"
-    if kind == "too_short" and location[0] == "mapping":
-        return ". Name an expert, or leave the category out: it then goes to `general`"
     if kind in _KINDS and key in _EXAMPLES:
         return f". Write e.g. {_EXAMPLES[key]}"
+    if len(location) == 2 and location[0] == "mapping" and not got:
+        return ". Name an expert, or leave the category out: it then goes to `general`"
     return ""
 
 

@@ -109,11 +109,9 @@ def test_afterwards_the_experts_are_as_the_page_says(folder: Path) -> None:
 
 @pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", TEXT, re.S))
 def test_every_entry_is_valid(block: str) -> None:
-    shown = YAML(typ="safe").load(block)["experts"]
-    general = shown[0]["name"]
-    parse_experts_file(
-        json.dumps({"version": 1, "general": general, "experts": shown, "mapping": {}})
-    )
+    shown = YAML(typ="safe").load(block)
+    general = shown["experts"][0]["name"]
+    parse_experts_file(json.dumps({"version": 1, "general": general, "mapping": {}, **shown}))
 
 
 def test_every_server_that_is_started_has_its_port_added() -> None:

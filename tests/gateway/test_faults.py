@@ -131,6 +131,11 @@ FAULTS = [
     ),
     (
         "[math, general]",
+        "",
+        "experts.yaml:21: mapping.math must be a list; got nothing. Name an expert, or leave ",
+    ),
+    (
+        "[math, general]",
         "math",
         "experts.yaml:21: mapping.math must be a list; got 'math'. Write [math]",
     ),
