@@ -16,8 +16,10 @@ from gateway.live.state import Live, read_live, stamp_of
 from gateway.supervisor.plan import socket_of
 
 PERIOD_S = 0.1
-WARM_UP = ("Hello, how are you?", "Wie geht es dir heute, mein Freund?")
+WARM_UP = ("Hello, how are you?",)
 """Classified before the first request comes: what loads on first use is loaded then."""
+WARM_UP_LATER = ("Wie geht es dir heute, mein Freund?",)
+"""The same for what few requests need and takes long to load, beside the first requests."""
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ class Follower:
         prepare : callable
             Called before, in a thread, with its experts: imports what they need.
         """
+        await asyncio.to_thread(_warm_up_later, self.composition)
         while True:
             await asyncio.sleep(PERIOD_S)
             stamp = stamp_of(self._run_dir)
@@ -114,6 +117,8 @@ class Follower:
         composition = compose(registry, self._ask, before)
         if before is None or composition.trained is not before.trained:
             composition.routers[-1].predict_proba(WARM_UP)
+            if before is not None:  # in a thread, while the composition before goes on
+                _warm_up_later(composition)
         return composition
 
     def _ask(self, expert: Expert, timeout_s: float) -> ExpertAsk:
@@ -121,3 +126,10 @@ class Follower:
         is_local = expert.backend == "local"
         socket_path = socket_of(self._run_dir, expert) if is_local else None
         return ExpertAsk(expert, socket_path, key, timeout_s)
+
+
+def _warm_up_later(composition: Composition) -> None:
+    try:
+        composition.routers[-1].predict_proba(WARM_UP_LATER)
+    except Exception as error:  # it must not end the following of edits; requests meet it again
+        _log.error("router not warm", extra={"fields": {"why": f"{type(error).__name__}: {error}"}})
