@@ -60,7 +60,8 @@ def read_experts_text(path: Path) -> str:
             "that comes with the gateway"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+        got = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} must be a text file that can be read; got {got}") from error
 
 
 def parse_experts_file(text: str, name: str = "experts.yaml") -> ExpertsFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,7 @@ from gateway.schema import Capability, ExpertsFile, Runtime, Timeouts
 
 FORBIDDEN_LITELLM = {"1.82.7", "1.82.8", "1.107.0"}
 """Releases that were withdrawn; the first two were malicious."""
-_INSTALL_LITELLM = "pip install 'coe-gateway[litellm]'"
+_INSTALL_LITELLM = f"{sys.executable} -m pip install 'coe-gateway[litellm]'"
 
 
 @dataclass(frozen=True, slots=True)

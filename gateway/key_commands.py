@@ -154,9 +154,11 @@ async def _ask(method: str, url: str, body: object) -> dict[str, Any]:
         ):
             answer: dict[str, Any] = await response.json()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        is_silent = isinstance(error, aiohttp.ClientConnectionError | TimeoutError)
         raise ConfigError(
-            f"{url} must be the admin API of a running gateway; got {type(error).__name__}. "
-            "Start it with coe serve, or name it with --url"
+            f"{url} must be the admin API of a running gateway; "
+            f"{'nobody answers there' if is_silent else 'it is something else'}. "
+            "Start it with coe serve, or name it: --url http://HOST:PORT"
         ) from error
     if "error" in answer:
         raise ConfigError(answer["error"]["message"])

@@ -120,7 +120,8 @@ def inspect_model(source: str) -> ModelSize:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SizeError(f"{path} must be a readable {CONFIG_FILE}; got {error}") from error
+        got = getattr(error, "strerror", None) or error
+        raise SizeError(f"{path} must be a readable {CONFIG_FILE}; got {got}") from error
     return config_size(config, str(path))
 
 
@@ -249,7 +250,8 @@ def _gguf_size(path: Path) -> ModelSize:
     try:
         total, active, architecture = read_gguf_sizes(path)
     except (OSError, GgufError) as error:
-        raise SizeError(f"{path} must be a readable GGUF file; got {error}") from error
+        got = getattr(error, "strerror", None) or error
+        raise SizeError(f"{path} must be a readable GGUF file; got {got}") from error
     return ModelSize(total / 1e9, active / 1e9, architecture)
 
 

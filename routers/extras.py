@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -23,5 +24,5 @@ def import_extra(module: str, extra: str) -> Any:  # noqa: ANN401 (the packages 
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"{error.name} must be installed for this command. Run: "
-            f"pip install 'coe-gateway[{extra}]'"
+            f"{sys.executable} -m pip install 'coe-gateway[{extra}]'"
         ) from error

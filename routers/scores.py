@@ -182,7 +182,8 @@ def read_sizes(path: Path, price_of: str = "params") -> Pool:
                     weights = row.get("weights") or row["model"]
                     sizes[row["model"]] = (total, active, weights, cost)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} must be a readable CSV file; got {error}") from error
+        got = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} must be a readable CSV file; got {got}") from error
     except KeyError as error:
         raise DataError(
             f"{path} must have the columns model,{','.join(dict.fromkeys(columns))}; {error} is "

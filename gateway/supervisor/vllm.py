@@ -54,7 +54,7 @@ def _program(expert_name: str) -> str:
     if program is None:
         raise ConfigError(
             f"expert {expert_name!r}: runtime.engine vllm needs the program vllm; it is not on "
-            "PATH. Run: pip install 'coe-gateway[vllm]'"
+            f"PATH. Run: {sys.executable} -m pip install 'coe-gateway[vllm]'"
         )
     return program
 

@@ -125,9 +125,11 @@ def test_a_wrong_wish_is_refused(gateway: Gateway, wish: dict[str, Any], message
     assert message in answer.json()["error"]["message"]
 
 
-def test_a_gateway_that_is_not_there_is_named() -> None:
-    shown = CliRunner().invoke(coe, ["keys", "list", "--url", "http://127.0.0.1:1"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://127.0.0.1:1/v1"])
+def test_a_gateway_that_is_not_there_is_named(url: str) -> None:
+    shown = CliRunner().invoke(coe, ["keys", "list", "--url", url])
     assert "http://127.0.0.1:1/admin/keys must be the admin API" in str(shown.exception)
+    assert "nobody answers there. Start it with coe serve" in str(shown.exception)
 
 
 def test_administrators_alone_make_keys(gateway: Gateway) -> None:
