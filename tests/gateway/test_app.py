@@ -76,6 +76,21 @@ def test_a_bug_is_logged_and_answered_in_openai_form(
     assert "ZeroDivisionError" in line["exception"]
 
 
+def test_a_bug_on_the_short_way_is_answered_likewise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use(app: FastAPI, client: Callable[..., httpx.AsyncClient]) -> None:
+        del app.state.services
+        async with client() as caller:
+            answer = await caller.post("/v1/chat/completions", json={})
+        assert answer.status_code == 500
+        assert answer.json()["error"]["type"] == "api_error"
+        assert len(answer.headers.get_list("x-request-id")) == 1
+
+    with_app(tmp_path, use)
+    assert [record.message for record in caplog.records].count("bug") == 1
+
+
 class BuggyBackend:
     """A backend with a bug."""
 
