@@ -53,7 +53,8 @@ def gateway(
     ]
     mapping = {"coding": ["cut", "good"], "math": ["script"]}
     config = write_experts(folder / "experts.yaml", experts, mapping, min_confidence=0)
-    with run_gateway(config, folder, NATIVE_KEY="native-key", COE_ADMIN_KEY=ADMIN_KEY) as running:
+    environ = {"NATIVE_KEY": "native-key", "COE_ADMIN_KEY": ADMIN_KEY}
+    with run_gateway(config, folder, COE_REDIS_TIMEOUT_MS="2000", **environ) as running:
         yield running
 
 

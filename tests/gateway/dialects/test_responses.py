@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,15 @@ def test_tenants_do_not_see_each_others_responses(gateway: Gateway) -> None:
             theirs.responses.create(model="script", input="a", previous_response_id=made.id)
 
 
+@contextmanager
+def killed(valkey: Valkey) -> Iterator[None]:
+    """Have it end with the block."""
+    try:
+        yield
+    finally:
+        valkey.kill()
+
+
 def test_a_long_conversation_is_not_kept(tmp_path: Path) -> None:
     valkey = Valkey(tmp_path)
     valkey.start()
@@ -236,10 +246,8 @@ def test_a_long_conversation_is_not_kept(tmp_path: Path) -> None:
         await redis.aclose()
         return done
 
-    try:
+    with killed(valkey):
         assert asyncio.run(put()) == [True, True, False]
-    finally:
-        valkey.kill()
 
 
 def test_any_replica_goes_on_and_redis_may_fail(upstream: UpstreamServer, tmp_path: Path) -> None:
@@ -250,9 +258,11 @@ def test_any_replica_goes_on_and_redis_may_fail(upstream: UpstreamServer, tmp_pa
     prompt = script(whole=chat({"content": "Hi."}))
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
+    environ = {"REDIS_URL": valkey.url, "COE_REDIS_TIMEOUT_MS": "2000"}
     with (
-        run_gateway(config, tmp_path / "one", REDIS_URL=valkey.url) as one,
-        run_gateway(config, tmp_path / "two", REDIS_URL=valkey.url) as two,
+        killed(valkey),
+        run_gateway(config, tmp_path / "one", **environ) as one,
+        run_gateway(config, tmp_path / "two", **environ) as two,
         client_of(one) as first,
         client_of(two) as second,
     ):
