@@ -47,7 +47,7 @@ def gateway(
     speaks = ["messages", "responses", "embeddings"]
     experts.append({**shared, "name": "speaks", "model": "script", "capabilities": speaks})
     config = write_experts(folder / "experts.yaml", experts, {}, general="good")
-    environ = {"REDIS_URL": valkey.url, "COE_REDIS_TIMEOUT_MS": "300"}
+    environ = {"REDIS_URL": valkey.url, "COE_REDIS_TIMEOUT_MS": "2000"}
     with run_gateway(config, folder, **environ) as running:
         yield running
 
