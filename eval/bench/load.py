@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import math
 import subprocess
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-WORDS = "the ledger of every month shows what a small firm spent and what it earned from sales "
-CHARS_PER_TOKEN = 4.5
-"""Of these words, in the tokenizer of the default router's encoder."""
+from eval.bench.prompts import NUMBER, prompts
 
 _SCRIPT = """
 local n = 0
 function request()
-  n = n + 1
-  local body = before .. (distinct and (stamp + n) or stamp) .. after
-  return wrk.format("POST", nil, nil, body)
+  if distinct then n = n + 1 end
+  local at = n % #before + 1
+  return wrk.format("POST", nil, nil, before[at] .. (stamp + n) .. after[at])
 end
 function init(args)
   math.randomseed(tonumber(args[1]))
@@ -55,13 +54,16 @@ class Load:
     concurrency: int
     stream: bool = False
 
-    def around(self, model: str) -> tuple[str, str]:
-        """Return the body before and after the number that makes prompts distinct."""
-        text = "Question 9 about our books: " + WORDS * (self.prompt_chars // len(WORDS) + 1)
-        message = {"role": "user", "content": text[: self.prompt_chars]}
-        body = json.dumps({"model": model, "messages": [message], "stream": self.stream})
-        before, _, after = body.partition("9")
-        return before, after
+    def around(self, model: str) -> list[tuple[str, str]]:
+        """Return what is before and after the number in each body; one where all are the same."""
+        texts = prompts(self.prompt_chars)
+        bodies = []
+        for prompt in texts if self.distinct else texts[:1]:
+            message = {"role": "user", "content": prompt}
+            body = json.dumps({"model": model, "messages": [message], "stream": self.stream})
+            before, _, after = body.partition(NUMBER)
+            bodies.append((before, after))
+        return bodies
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +97,11 @@ def run_wrk(
     url: str, model: str, headers: dict[str, str], load: Load, seconds: float, folder: Path
 ) -> Sample:
     """Send requests for some seconds, and return what came of it."""
-    before, after = load.around(model)
+    bodies = load.around(model)
     script = folder / "wrk.lua"
     lines = [
-        f"before = [==[{before}]==]",
-        f"after = [==[{after}]==]",
+        f"before = {_lua(before for before, _ in bodies)}",
+        f"after = {_lua(after for _, after in bodies)}",
         f"distinct = {str(load.distinct).lower()}",
         'wrk.headers["content-type"] = "application/json"',
         *(f'wrk.headers["{name}"] = "{value}"' for name, value in headers.items()),
@@ -124,3 +126,7 @@ def run_wrk(
         found["refused"],
         found["broken"],
     )
+
+
+def _lua(texts: Iterable[str]) -> str:
+    return "{" + ", ".join(f"[==[{text}]==]" for text in texts) + "}"

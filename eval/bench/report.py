@@ -27,6 +27,9 @@ def markdown(found: Mapping[str, Any]) -> str:
         parts.append("")
     if steps := found.get("steps_ms"):
         parts += ["### Steps of a routed request, one at a time, median ms\n", *_steps(steps), ""]
+    if encoded := found.get("encoded"):
+        shares = "; ".join(f"{case}: {share}" for case, share in encoded.items())
+        parts += [f"Distinct prompts that the router's encoder reads: {shares}.", ""]
     return "\n".join(parts)
 
 

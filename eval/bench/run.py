@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from eval.bench.load import CHARS_PER_TOKEN, Load, Sample, run_wrk
+from eval.bench.load import Load, Sample, run_wrk
+from eval.bench.prompts import CHARS_PER_TOKEN
 from eval.bench.streams import run_streams
 from eval.bench.systems import System, Target
 

@@ -24,10 +24,12 @@ def steps_ms(target: Target, load: Load, n_requests: int) -> dict[str, float]:
     where = urlsplit(target.url)
     connection = http.client.HTTPConnection(where.hostname or "", where.port)
     headers = {"content-type": "application/json", "x-coe-timing": "on", **target.headers}
-    before, after = load.around(target.model)
+    bodies = load.around(target.model)
     taken: dict[str, list[float]] = {}
     for index in range(n_requests):
-        body = f"{before}{10**9 + index * load.distinct}{after}"
+        number = 10**9 + index * load.distinct
+        before, after = bodies[number % len(bodies)]
+        body = f"{before}{number}{after}"
         connection.request("POST", where.path, body.encode(), headers)
         answer = connection.getresponse()
         answer.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -30,9 +31,9 @@ def run_streams(
 ) -> Sample:
     """Ask for streams for some seconds; the percentiles are those of the first chunk."""
     seen = _Seen()
-    before, after = load.around(model)
+    bodies = [(before.encode(), after.encode()) for before, after in load.around(model)]
     started_s = time.perf_counter()
-    uvloop.run(_run(url, headers, (before.encode(), after.encode()), load, seconds, seen))
+    uvloop.run(_run(url, headers, bodies, load, seconds, seen))
     took_s = time.perf_counter() - started_s
     p50_ms, p95_ms, p99_ms = _percentiles(seen.first_ms)
     delay_p50_ms, _, delay_p99_ms = _percentiles(seen.delays_ms)
@@ -56,7 +57,7 @@ def _percentiles(values: list[float]) -> list[float]:
 async def _run(
     url: str,
     headers: dict[str, str],
-    around: tuple[bytes, bytes],
+    bodies: Sequence[tuple[bytes, bytes]],
     load: Load,
     seconds: float,
     seen: _Seen,
@@ -67,7 +68,7 @@ async def _run(
         _client(
             url,
             headers,
-            around,
+            bodies,
             stamp + index * 10**6 * load.distinct,
             load.distinct,
             until_s,
@@ -81,7 +82,7 @@ async def _run(
 async def _client(
     url: str,
     headers: dict[str, str],
-    around: tuple[bytes, bytes],
+    bodies: Sequence[tuple[bytes, bytes]],
     stamp: int,
     distinct: bool,
     until_s: float,
@@ -93,7 +94,8 @@ async def _client(
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     while time.perf_counter() < until_s:
         stamp += distinct
-        body = around[0] + str(stamp).encode() + around[1]
+        before, after = bodies[stamp % len(bodies)]
+        body = before + str(stamp).encode() + after
         asked_ns = time.monotonic_ns()
         writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         try:

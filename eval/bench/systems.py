@@ -224,8 +224,8 @@ def relay(starter: Starter, upstreams: Upstreams, workers: int) -> System:
 
 def write_experts(path: Path, upstreams: Upstreams) -> None:
     """Write the experts file of our gateway: two experts, and one whose answers are kept."""
-    categories = read_card(_router()).categories
-    lines = [f"version: 1\nrouter: {_router()}\ngeneral: general\nexperts:"]
+    categories = read_card(router_folder()).categories
+    lines = [f"version: 1\nrouter: {router_folder()}\ngeneral: general\nexperts:"]
     for name in ("general", "expert"):
         lines.append(
             f"  - {{name: {name}, backend: openai, base_url: {upstreams.whole}, model: m}}"
@@ -237,7 +237,8 @@ def write_experts(path: Path, upstreams: Upstreams) -> None:
     ExpertRegistry.load(path)
 
 
-def _router() -> Path:
+def router_folder() -> Path:
+    """Return where the default router is."""
     return Path(_here()) / "routers" / "default"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from eval.bench.load import Load, Sample
+from eval.bench.prompts import NUMBER, QUESTIONS
 from eval.bench.report import markdown
 from eval.bench.run import Case, Round, cases, pick, summarise
 from eval.bench.streams import run_streams
@@ -50,11 +52,15 @@ def test_the_source_of_streams_is_steady_and_its_chunks_are_timed(pacer: str) ->
     assert 0 < sample.p50_ms < 1000 * took_s
 
 
-def test_distinct_prompts_differ_in_their_number_only() -> None:
-    before, after = Load(200, True, 1).around("auto")
-    assert before.startswith('{"model": "auto"')
-    assert '"content": "Question ' in before
-    assert 190 < len(before.partition('"content": "')[2]) + len(after.partition('"}')[0]) <= 200
+@pytest.mark.parametrize("n_chars", [90, 2000])
+def test_a_prompt_has_one_place_for_the_number_that_makes_it_distinct(n_chars: int) -> None:
+    bodies = Load(n_chars, True, 1).around("auto")
+    assert len(bodies) == len(QUESTIONS)
+    for (before, after), question in zip(bodies, QUESTIONS, strict=True):
+        text = json.loads(f"{before}7{after}")["messages"][0]["content"]
+        assert text.startswith(question.replace(NUMBER, "7"))
+        assert NUMBER not in text
+        assert n_chars <= 100 or len(text) == n_chars
 
 
 def rounds(*p50_and_rate: tuple[float, int]) -> list[Round]:
