@@ -23,6 +23,7 @@ _ACCURACY_GIVEN_UP = 0.003
 _CHEAP_SHARES = tuple(tenths / 10 for tenths in range(6))
 _LABEL_SHARE = 0.3
 """Weight of the labels in what the cheap router learns, beside the strong router's answers."""
+_SHORT_CHARS = 90
 _TEXTS_AT_ONCE = 256
 _CHEAP_FOLDER = "cheap"
 _UNCALIBRATED = {"escalate_below": 1.0, "escalated": 1.0, "cheap_share": 0.0, "temperature": 1.0}
@@ -33,7 +34,8 @@ class CascadeRouter:
 
     Elsewhere the strong router is asked, and the mean of both answers: they err differently. The
     cheap router learns the strong one's answers, mixed with the labels; from changed copies of the
-    prompts it learns the same, so that it overlooks the change.
+    prompts it learns the same, so that it overlooks the change, and from two prompts in one to be
+    unsure, so that the strong router is asked which of them is the request.
 
     Parameters
     ----------
@@ -79,8 +81,13 @@ class CascadeRouter:
         targets = (1.0 - _LABEL_SHARE) * answers + _LABEL_SHARE * said
         rng = Random(0)  # noqa: S311 (no secret)
         changed = [augment(text, rng, 1.0) for text in texts]
-        twice = np.vstack([targets, targets])
-        self.cheap.imitate([*texts, *changed], twice, self.strong.categories_, progress)
+        mixed, between = _mixed(texts, targets, rng)
+        self.cheap.imitate(
+            [*texts, *changed, *mixed],
+            np.vstack([targets, targets, between]),
+            self.strong.categories_,
+            progress,
+        )
         self._set_calibration(_UNCALIBRATED)
         return self
 
@@ -184,6 +191,16 @@ class CascadeRouter:
         self.version = content_version(
             self.cheap.version, self.strong.version, repr(sorted(calibration.items()))
         )
+
+
+def _mixed(texts: Sequence[str], targets: FloatArray, rng: Random) -> tuple[list[str], FloatArray]:
+    """Put a short text behind half of the texts: what is of two topics is surely of neither."""
+    short = [index for index, text in enumerate(texts) if len(text) <= _SHORT_CHARS]
+    n_mixed = len(texts) // 2 if short else 0
+    pairs = [(rng.randrange(len(texts)), rng.choice(short)) for _ in range(n_mixed)]
+    between = [(targets[first] + targets[second]) / 2 for first, second in pairs]
+    mixed = [f"{texts[first]} {texts[second]}" for first, second in pairs]
+    return mixed, np.array(between).reshape(n_mixed, targets.shape[1])
 
 
 def mean(cheap: FloatArray, strong: FloatArray, cheap_share: float) -> FloatArray:

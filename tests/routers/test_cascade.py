@@ -90,6 +90,12 @@ def test_sure_answers_are_the_cheap_routers_and_others_the_mean_of_both(
     assert cascade.predict_proba(TEXTS).tobytes() == expected.tobytes()
 
 
+def test_the_cheap_router_is_less_sure_of_two_prompts_in_one(cascade: CascadeRouter) -> None:
+    first, second = "Write a Rust function that reads a CSV file.", "How long do I fry salmon?"
+    alone = cascade.cheap.predict_proba([first, second]).max(axis=1)
+    assert cascade.cheap.predict_proba([f"{first} {second}"]).max() < alone.min()
+
+
 def test_every_text_is_embedded_for_finer_categories(cascade: CascadeRouter) -> None:
     assert all(cascade.predict_and_embed(text)[1] is not None for text in TEXTS)
 
