@@ -31,7 +31,8 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Answer an unknown path or method in the same form as every other error."""
     if not isinstance(error, HTTPException):
         raise error
-    message = f"{error.detail}: {request.method} {request.url.path[:200]}."
+    hint = " GET /openapi.json lists what there is." if error.status_code in {404, 405} else ""
+    message = f"{error.detail}: {request.method} {request.url.path[:200]}.{hint}"
     return _shaped(request, InvalidRequestError(message), error.status_code, error.headers)
 
 

@@ -33,7 +33,8 @@ async def readyz(request: Request) -> JSONResponse:
     """Say whether every local expert is up; what is not, and why. 503 until then.
 
     The cache is reported and not waited for: requests go on without it. An edit of the experts that
-    was refused is reported too: they are served as they were.
+    was refused is reported too: they are served as they were. So is which experts this process
+    leaves alone after failures, and for how many seconds: others answer for them.
     """
     services = services_of(request)
     local = services.composition.registry.local_weights
@@ -44,6 +45,7 @@ async def readyz(request: Request) -> JSONResponse:
         "ready": ready,
         "routers": [label(router) for router in services.composition.routers],
         "experts": experts,
+        "left_alone_s": _left_alone_s(services),
         "cache": await _cache_state(services),
         "config": _config_state(services.follower),
     }
@@ -57,6 +59,14 @@ async def _expert_state(services: Services, expert: Expert) -> str:
     except ExpertError as error:
         return services.children().get(process_of(expert)) or error.message
     return "ok"
+
+
+def _left_alone_s(services: Services) -> dict[str, float]:
+    guards = services.dispatcher.guards
+    rests = {
+        e.name: guards.of(e).breaker.rests_for_s for e in services.composition.registry.values()
+    }
+    return {name: round(rest_s, 1) for name, rest_s in rests.items() if rest_s > 0}
 
 
 def _config_state(follower: Follower) -> dict[str, Any]:

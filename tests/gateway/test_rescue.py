@@ -211,6 +211,9 @@ def test_a_lone_expert_that_keeps_failing_is_left_alone(
     assert "left alone" in answers[-1].json()["error"]["message"]
     seen = [upstream.seen(answer.headers["x-request-id"]) for answer in answers]
     assert [len(calls) for calls in seen] == [1, 0, 0, 0, 0]
+    shown = gateway.get("/readyz").json()
+    assert shown["ready"]
+    assert 0 < shown["left_alone_s"]["broken"] <= 7
 
 
 def test_an_expert_whose_streams_all_break_is_left_alone(gateway: Gateway) -> None:
