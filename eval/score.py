@@ -232,6 +232,7 @@ def _write_table(questions: Sequence[Question], scored: Sequence[Scored], out: P
     scratch = out.with_name(f".{out.name}.new")
     with scratch.open("w", encoding="utf-8") as file:
         for q in questions:
-            row = {"id": q.id, "prompt": q.prompt, "category": q.category, "scores": scores[q.id]}
+            by_expert = dict(sorted(scores[q.id].items()))  # whoever answered first
+            row = {"id": q.id, "prompt": q.prompt, "category": q.category, "scores": by_expert}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     scratch.replace(out)

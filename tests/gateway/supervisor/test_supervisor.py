@@ -221,8 +221,8 @@ def local_expert(tmp_path: Path, model: str) -> Path:
 
 def test_a_broken_setting_is_refused(tmp_path: Path) -> None:
     said = refusal(tmp_path, one_expert(tmp_path), COE_WORKERS="none", COE_LOG_LEVEL="loud")
-    assert re.search(r"workers: .*valid integer.*; got 'none'", said)
-    assert re.search(r"log_level: .*'DEBUG', 'INFO', 'WARNING' or 'ERROR'; got 'loud'", said)
+    assert re.search(r"workers \(COE_WORKERS .*valid integer.*; got 'none'", said)
+    assert re.search(r"log_level .*'DEBUG', 'INFO', 'WARNING' or 'ERROR'; got 'loud'", said)
 
 
 def test_a_key_that_is_not_set_is_refused(tmp_path: Path) -> None:
