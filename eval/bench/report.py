@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ _STREAM_HEAD = (
     "| system | first chunk p50 ms | over direct | p99 ms | chunk under way p50 ms | p99 ms |"
     " streams/s | CPU s / 1,000 | memory MB |\n|---|---|---|---|---|---|---|---|---|"
 )
+
+
+_MOST_COLUMNS = 4
+"""Of plots side by side."""
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -78,8 +83,13 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         for case, rows in _by_case(found["rows"]).items()
         if rows[0]["chunk_p50_ms"] is None
     }
-    figure, axes = pyplot.subplots(1, len(cases), figsize=(4 * len(cases), 5), squeeze=False)
-    for axis, ((case, concurrency), rows) in zip(axes[0], cases.items(), strict=True):
+    n_columns = min(len(cases), _MOST_COLUMNS)
+    n_rows = math.ceil(len(cases) / n_columns)
+    size = (4 * n_columns, 4 * n_rows)
+    figure, axes = pyplot.subplots(n_rows, n_columns, figsize=size, squeeze=False)
+    for axis in axes.flat[len(cases) :]:
+        axis.set_visible(False)
+    for axis, ((case, concurrency), rows) in zip(axes.flat, cases.items(), strict=False):
         one = concurrency == 1
         key, unit = ("p50_ms", "p50 in ms") if one else ("requests_per_s", "answers a second")
         shown = [row for row in rows if row["system"] != "direct" and row[key] is not None]
