@@ -13,6 +13,7 @@ from tests.servers import (
     REPO,
     Gateway,
     UpstreamServer,
+    Valkey,
     run_gateway,
     run_upstream,
     write_experts,
@@ -23,6 +24,15 @@ EXPERT_KEY = "expert-key-93fa"
 
 FAILING = ("s401", "s404", "s500", "s503", "s429", "resets", "refuses")
 """Experts that fail whole and streamed; those of every category but coding, tried in this order."""
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A server that the tests of a file share; some have one of their own instead."""
+    server = Valkey(tmp_path_factory.mktemp("v"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

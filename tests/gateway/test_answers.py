@@ -26,14 +26,6 @@ from tests.servers import (
 
 
 @pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
 def gateway(
     upstream: UpstreamServer, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Gateway]:

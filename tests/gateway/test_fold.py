@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
 import msgspec
-import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway.accounting import ENDED, ENDED_AFTER_S, KEY, MOST_NAMES, OTHER, RedisLedger
@@ -14,15 +13,6 @@ from gateway.cache.link import connect
 from gateway.metrics import Metrics
 from gateway.record import Record
 from tests.servers import Valkey
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.kill()
-
 
 Make = Callable[[str], RedisLedger]
 

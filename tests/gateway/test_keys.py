@@ -22,14 +22,6 @@ ENVIRON = {"COE_REQUIRE_KEYS": "true", "COE_ADMIN_KEY": ADMIN_KEY}
 
 
 @pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
 def replicas(
     upstream: UpstreamServer, valkey: Valkey, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Gateway, Gateway]]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 
-import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway.cache.link import Link, connect
@@ -15,14 +14,6 @@ from tests.servers import Valkey
 
 STEPS = 40
 """Of the event loop; an operation takes fewer."""
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    yield server
-    server.kill()
 
 
 async def cancel_at_each_step(operation: Callable[[], Awaitable[object]]) -> None:

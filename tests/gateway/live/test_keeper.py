@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,14 +19,6 @@ from gateway.live.state import Live, read_live
 from gateway.live.versions import KEPT, OvertakenError, Version, VersionStore
 from gateway.supervisor.supervisor import Supervisor
 from tests.servers import NOBODY_URL, REPO, Valkey
-
-
-@pytest.fixture(scope="module")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
-    running = Valkey(tmp_path_factory.mktemp("v"))
-    running.start()
-    yield running
-    running.kill()
 
 
 @pytest.fixture(autouse=True)
