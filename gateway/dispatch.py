@@ -185,7 +185,7 @@ class Dispatcher:
             guard.leave()
             raise
         if probe or opened.rest is None:  # a stream can still break: see `note_end`
-            guard.breaker.succeeded()
+            guard.breaker.succeeded(probe=probe)
         return opened
 
     async def read_aside(self, expert: Expert, request: UpstreamRequest) -> bytes:
@@ -224,7 +224,7 @@ class Dispatcher:
 
     def note_end(self, opened: Opened) -> None:
         """Count a stream that came to its end."""
-        opened.guard.breaker.succeeded()
+        opened.guard.breaker.succeeded(probe=False)
 
     def note_cut(self, opened: Opened, error: ExpertError) -> None:
         """Count a failure in the middle of an answer."""

@@ -57,10 +57,19 @@ class Breaker:
         self._probing = True
         return True
 
-    def succeeded(self) -> None:
-        """Close: the expert works."""
-        self._failures, self._rest_s = 0, FIRST_REST_S
-        self._open_until_s, self._probing = None, False
+    def succeeded(self, *, probe: bool) -> None:
+        """Close: the expert works.
+
+        While it is open, only the probe counts: what was under way began before the failures.
+
+        Parameters
+        ----------
+        probe : bool
+            What `begin` said of the call.
+        """
+        if probe or self._open_until_s is None:
+            self._failures, self._rest_s = 0, FIRST_REST_S
+            self._open_until_s, self._probing = None, False
 
     def failed(self, *, probe: bool, asked_s: float | None = None) -> None:
         """Count a failure; open after several, after a failed probe, or when told to wait.

@@ -216,14 +216,15 @@ class Pipeline:
             while True:
                 try:
                     await _pump(opened, relay, sink)
-                    self._dispatcher.note_end(opened)
-                    break
                 except ExpertError as error:
-                    if relay.complete:
-                        break  # it broke after its end: the client has everything
-                    self._dispatcher.note_cut(opened, error)
-                    await opened.aclose()
-                    opened = await self._rescue(asked, plan, opened, relay, record, error)
+                    if not relay.complete:
+                        self._dispatcher.note_cut(opened, error)
+                        await opened.aclose()
+                        opened = await self._rescue(asked, plan, opened, relay, record, error)
+                        continue
+                    # it broke after its end: the client has everything
+                self._dispatcher.note_end(opened)
+                break
             if missing := relay.end():
                 await sink.write(missing)
         finally:

@@ -256,7 +256,7 @@ class Planner:
                 breaker.abandoned(probe=probe)
                 raise
             else:
-                breaker.succeeded()
+                breaker.succeeded(probe=probe)
                 return router, *chosen
         return trained, *await self._choice(composition, trained, text, tenant, None)
 

@@ -35,8 +35,7 @@ def fail(breaker: Breaker, times: int = 1) -> None:
 def test_it_opens_after_failures_in_a_row_only(clock: Clock) -> None:
     breaker = Breaker(3, clock)
     fail(breaker, 2)
-    breaker.begin()
-    breaker.succeeded()
+    breaker.succeeded(probe=breaker.begin())
     fail(breaker, 2)
     assert breaker.rests_for_s == 0
     fail(breaker)
@@ -48,10 +47,18 @@ def test_one_probe_decides(clock: Clock) -> None:
     fail(breaker)
     clock.now_s += FIRST_REST_S
     assert breaker.rests_for_s == 0
-    breaker.begin()
+    probe = breaker.begin()
     assert breaker.rests_for_s > 0  # one probe at a time
-    breaker.succeeded()
+    breaker.succeeded(probe=probe)
     assert breaker.rests_for_s == 0
+
+
+def test_an_answer_that_was_under_way_does_not_end_the_rest(clock: Clock) -> None:
+    breaker = Breaker(1, clock)
+    before = breaker.begin()
+    fail(breaker)
+    breaker.succeeded(probe=before)
+    assert breaker.rests_for_s == FIRST_REST_S
 
 
 def test_each_failed_probe_doubles_the_rest_up_to_a_limit(clock: Clock) -> None:
