@@ -37,8 +37,8 @@ class BagRouter(TemperedRouter):
     """Logistic regression on which words, word pairs and runs of four letters a prompt holds.
 
     Their order, case and repetition are lost; it answers in a tenth of a millisecond. Runs of
-    letters know a word that is bent or typed wrongly. Fitting needs scipy (extra ``train``),
-    answering numpy only.
+    letters know a word that is bent or typed wrongly. Of a long text it reads the first 600 and the
+    last 300 characters. Fitting needs scipy (extra ``train``), answering numpy only.
 
     References
     ----------
