@@ -16,7 +16,15 @@ from gateway.explore import Exploration, explorations
 from gateway.guard import Breaker
 from gateway.schema import LlmRouterConfig, MappingTable
 from routers.artifact import ArtifactError, checked_card, load_router, read_card
-from routers.base import Decision, FloatArray, Router, RouterError, decide, predict_and_embed
+from routers.base import (
+    Decision,
+    FloatArray,
+    Router,
+    RouterError,
+    decide,
+    predict_and_embed,
+    predict_at_once,
+)
 from routers.card import Card
 from routers.finer import FinerMap
 from routers.keyword import KeywordRouter, RuleError
@@ -112,6 +120,14 @@ class Composition:
             return Choice(router.predict_proba([text])[0])
         row, embedding = predict_and_embed(router, text)
         return Choice(row, None if embedding is None else finer.expected_of(embedding, text))
+
+    def choose_at_once(self, router: Router, text: str) -> Choice | None:
+        """Return what `choose` does where that takes but a moment; None where it takes longer.
+
+        Finer categories need the encoder, which takes longer.
+        """
+        row = None if self.finer_for(router) is not None else predict_at_once(router, text)
+        return None if row is None else Choice(row)
 
     def decide(self, router: Router, choice: Choice) -> Decision:
         """Return the decision for what is known of a text."""

@@ -84,6 +84,11 @@ class BagRouter(TemperedRouter):
         self._set_head({"coef": coef, "scale": scale, "intercept": intercept}, categories)
         return self
 
+    def predict_at_once(self, text: str) -> FloatArray:
+        """See `routers.base.QuickRouter.predict_at_once`."""
+        row: FloatArray = self.predict_proba([text])[0]
+        return row
+
     @classmethod
     def load(
         cls, folder: Path, name: str, categories: tuple[str, ...], settings: Mapping[str, Any]

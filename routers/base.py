@@ -88,6 +88,18 @@ class EncodingRouter(Router, Protocol):
         ...
 
 
+class QuickRouter(Router, Protocol):
+    """A router that answers many texts in a fraction of a millisecond."""
+
+    def predict_at_once(self, text: str) -> FloatArray | None:
+        """Return the row of `predict_proba` for a text; None where that takes longer.
+
+        Longer takes what needs an encoder, a service, or a model that may have to be loaded: an
+        event loop can wait for the rest.
+        """
+        ...
+
+
 class TrainableRouter(Router, Protocol):
     """A router that learns from labelled prompts."""
 
@@ -178,6 +190,11 @@ def predict_and_embed(router: Router, text: str) -> tuple[FloatArray, FloatArray
     return row, None
 
 
+def predict_at_once(router: Router, text: str) -> FloatArray | None:
+    """Return any router's row for a text where that takes but a moment, else None."""
+    return router.predict_at_once(text) if _is_quick(router) else None
+
+
 def encoder_digest(router: Router) -> str | None:
     """Return what a router's embeddings depend on; None when it makes none."""
     return router.encoder_digest if _encodes(router) else None
@@ -185,3 +202,7 @@ def encoder_digest(router: Router) -> str | None:
 
 def _encodes(router: Router) -> TypeGuard[EncodingRouter]:
     return hasattr(router, "predict_and_embed")
+
+
+def _is_quick(router: Router) -> TypeGuard[QuickRouter]:
+    return hasattr(router, "predict_at_once")

@@ -100,6 +100,11 @@ class CascadeRouter:
             probabilities[unsure] = self._mean(probabilities[unsure], strong)
         return probabilities
 
+    def predict_at_once(self, text: str) -> FloatArray | None:
+        """See `routers.base.QuickRouter.predict_at_once`; None where the strong router is asked."""
+        row = self.cheap.predict_at_once(text)
+        return row if row.max() >= self.escalate_below else None
+
     @property
     def encoder_digest(self) -> str | None:
         """See `routers.base.EncodingRouter`."""

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 import re2
 
-from routers.base import FloatArray, Router, encoder_digest, predict_and_embed
+from routers.base import (
+    FloatArray,
+    Router,
+    encoder_digest,
+    predict_and_embed,
+    predict_at_once,
+)
 
 _MAX_BYTES = 32 << 20
 """Memory one category's rules may take: past it RE2 leaves its automaton for a slower search."""
@@ -95,6 +101,13 @@ class KeywordRouter:
             if column is not None:
                 probabilities[row, column] = 1.0
         return probabilities
+
+    def predict_at_once(self, text: str) -> FloatArray | None:
+        """See `routers.base.QuickRouter.predict_at_once`."""
+        if self.matches(text):
+            row: FloatArray = self.predict_proba([text])[0]
+            return row
+        return predict_at_once(self._fallback, text)
 
     @property
     def encoder_digest(self) -> str | None:

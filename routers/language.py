@@ -104,13 +104,10 @@ def identify(text: str) -> Language:
     """
     prose = _prose(text)
     other_script = _is_other_script(prose)
-    words = _WORD.findall(prose.lower())
-    n_english = sum(word in _ENGLISH_WORDS for word in words)
     if not other_script:
-        if n_english and n_english >= _MIN_ENGLISH_SHARE * len(words):
-            return Language(ENGLISH, 1.0)
-        if len(words) < _MIN_WORDS:
-            return Language(ENGLISH, 0.0)
+        plainly = _plainly_english(prose)
+        if plainly is not None:
+            return Language(ENGLISH, plainly)
     probabilities = dict(_model().rank(prose[:_MODEL_CHARS]))
     english = probabilities.pop(ENGLISH)
     code = max(probabilities, key=probabilities.__getitem__)
@@ -124,6 +121,21 @@ def is_english(text: str) -> bool:
     return identify(text).code == ENGLISH
 
 
+def is_plainly_english(text: str) -> bool:
+    """Say whether a request can be taken as English without asking the model."""
+    prose = _prose(text)
+    return not _is_other_script(prose) and _plainly_english(prose) is not None
+
+
+def _plainly_english(prose: str) -> float | None:
+    """Return the confidence in Latin letters being English by their words; None: ask the model."""
+    words = _WORD.findall(prose.lower())
+    n_english = sum(word in _ENGLISH_WORDS for word in words)
+    if n_english and n_english >= _MIN_ENGLISH_SHARE * len(words):
+        return 1.0
+    return 0.0 if len(words) < _MIN_WORDS else None
+
+
 def _prose(text: str) -> str:
     if len(text) > _HEAD_CHARS + _TAIL_CHARS:
         text = f"{text[:_HEAD_CHARS]} {text[-_TAIL_CHARS:]}"
@@ -131,6 +143,8 @@ def _prose(text: str) -> str:
 
 
 def _is_other_script(prose: str) -> bool:
+    if prose.isascii():
+        return False
     n_other = sum(map(len, _OTHER_SCRIPT.findall(prose)))
     return n_other * _LATIN_PER_OTHER > len(_LATIN.findall(prose))
 

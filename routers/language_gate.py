@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from routers.arrays import BoolArray
-from routers.base import FloatArray, encoder_digest, predict_and_embed
-from routers.language import is_english
+from routers.base import FloatArray, encoder_digest, predict_and_embed, predict_at_once
+from routers.language import is_english, is_plainly_english
 from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
 from routers.tempered import content_version
@@ -60,6 +60,10 @@ class LanguageGate:
         probabilities = self._foreign_rows(len(texts))
         probabilities[english] = self.router.predict_proba(_chosen(texts, english))
         return probabilities
+
+    def predict_at_once(self, text: str) -> FloatArray | None:
+        """See `routers.base.QuickRouter.predict_at_once`."""
+        return predict_at_once(self.router, text) if is_plainly_english(text) else None
 
     @property
     def encoder_digest(self) -> str | None:

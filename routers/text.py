@@ -175,10 +175,12 @@ def read_request(messages: Sequence[Mapping[str, Any]]) -> RequestText:
     if newest is None:
         return _request(messages, _newest_text(messages), frozenset())
     turns = [newest]
-    if _leans(newest.human):
+    leans = _leans(newest.human)
+    if leans:
         turns += _until_one_stands_alone(turns_back)
+        leans = _leans(turns[-1].human)
     pieces = [_ends(turn.index, turn.human, EARLIER_TURN_CHARS) for turn in reversed(turns[1:])]
-    if _leans(turns[-1].human):
+    if leans:
         pieces += _last_resort(messages, newest)
     pieces.append(_ends(newest.index, newest.human, MAX_CHARS))
     return _request(messages, pieces, turns[-1].kinds)
@@ -266,7 +268,7 @@ def _leans(text: str) -> bool:
     """Say whether a request needs what was said before it to be understood."""
     if len(text) > MAX_LEANING_CHARS or "```" in text:
         return False
-    words = [word.lower().replace("\u2019", "'") for word in _WORD.findall(text)]
+    words = _WORD.findall(text.lower().replace("\u2019", "'"))
     if len(words) <= _ALWAYS_LEANING_WORDS or words[0] in _OPENERS:
         return True
     if _MATERIAL.search(text):

@@ -57,15 +57,22 @@ def choice_key(tenant: str, router: Router, text: str, finer: FinerMap | None = 
 class ChoiceCache(Protocol):
     """Choices by key."""
 
+    def at_hand(self, key: bytes) -> Choice | None:
+        """Return a choice that this process knows, or None."""
+        ...
+
     async def get(self, key: bytes, n_categories: int, n_experts: int = 0) -> Choice | None:
-        """Return a choice, or None when there is none.
+        """Return a choice that any process knows, or None when there is none.
 
         `n_experts` is how many the finer categories know; 0 without any.
         """
         ...
 
-    def set(self, key: bytes, choice: Choice) -> None:
-        """Keep a choice; does not wait, and does little when the cache is gone."""
+    def set(self, key: bytes, choice: Choice, *, shared: bool) -> None:
+        """Keep a choice, for this process or for all; does not wait.
+
+        It does little when the cache is gone.
+        """
         ...
 
 
@@ -85,11 +92,12 @@ class RedisChoiceCache:
         self._ttl_s = ttl_s
         self._local: TTLCache[bytes, Choice] = TTLCache(LOCAL_CHOICES, ttl_s)
 
+    def at_hand(self, key: bytes) -> Choice | None:
+        """See `ChoiceCache.at_hand`."""
+        return self._local.get(key)
+
     async def get(self, key: bytes, n_categories: int, n_experts: int = 0) -> Choice | None:
         """See `ChoiceCache.get`."""
-        choice = self._local.get(key)
-        if choice is not None:
-            return choice
         try:
             async with self._link.guarded("get") as redis:
                 value = cast(bytes | None, await redis.get(key))
@@ -100,10 +108,11 @@ class RedisChoiceCache:
             self._local[key] = choice
         return choice
 
-    def set(self, key: bytes, choice: Choice) -> None:
+    def set(self, key: bytes, choice: Choice, *, shared: bool) -> None:
         """See `ChoiceCache.set`."""
         self._local[key] = choice
-        self._link.put(key, encode_choice(choice), self._ttl_s)
+        if shared:
+            self._link.put(key, encode_choice(choice), self._ttl_s)
 
 
 def encode_choice(choice: Choice) -> bytes:

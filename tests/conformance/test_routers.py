@@ -10,7 +10,7 @@ import pytest
 
 from routers.artifact import load_router, read_card, save_router
 from routers.bag import BagRouter
-from routers.base import Router, encoder_digest, predict_and_embed
+from routers.base import Router, encoder_digest, predict_and_embed, predict_at_once
 from routers.cascade import CascadeRouter
 from routers.finetuned import FinetunedRouter
 from routers.knn import KnnRouter
@@ -123,6 +123,12 @@ def test_a_text_is_embedded_on_the_way_to_the_same_row(router: StoredRouter) -> 
     embedded = [embedding for _, embedding in found if embedding is not None]
     assert bool(embedded) == (encoder_digest(router) is not None)
     np.testing.assert_allclose([float(np.linalg.norm(one)) for one in embedded], 1)
+
+
+def test_an_answer_at_once_is_the_same(router: StoredRouter) -> None:
+    for text in (*HELD_OUT_TEXTS, *NASTY):
+        row = predict_at_once(router, text)
+        assert row is None or row.tobytes() == router.predict_proba([text])[0].tobytes()
 
 
 def test_saving_again_writes_the_same_bytes(router: StoredRouter, tmp_path: Path) -> None:

@@ -102,6 +102,19 @@ def test_the_ledger_of_a_stopped_gateway_still_counts(gateway: Gateway) -> None:
     assert stats["by_expert"]["good"]["requests"] > len(gateway.requests_logged())
 
 
+def test_what_is_answered_at_once_is_kept_in_the_process_alone(
+    gateway: Gateway, valkey: Valkey
+) -> None:
+    wait_until_kept(gateway, valkey)
+    text = f"Write a Python function that sorts a list, ticket {uuid4().hex}"
+    found = [gateway.chat("auto", text, temperature=t).headers["x-coe-cache"] for t in (0, 1)]
+    assert found == ["miss", "hit"]
+    fetched = gateway.chat("auto", fresh())
+    assert fetched.headers["x-coe-cache"] == "miss"
+    wait_for(lambda: len(cast(list[bytes], valkey.client.keys(f"{PREFIX}:*"))) > 1)
+    assert len(cast(list[bytes], valkey.client.keys(f"{PREFIX}:*"))) == 2
+
+
 def test_choices_expire(gateway: Gateway, valkey: Valkey) -> None:
     wait_until_kept(gateway, valkey)
     (key,) = cast(list[bytes], valkey.client.keys(f"{PREFIX}:*"))

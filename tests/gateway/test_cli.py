@@ -51,6 +51,13 @@ def test_help_lists_the_commands() -> None:
     assert run("--version").exit_code == 0
 
 
+def test_a_command_typed_wrongly_is_told_with_the_one_meant() -> None:
+    typed = run("rout")
+    assert typed.exit_code == 2
+    assert "Did you mean 'route'?" in typed.output
+    assert "mean" not in run("xyzzy").output
+
+
 def test_help_says_of_each_command_what_its_own_does() -> None:
     shown = run("--help").output
     with click.Context(coe) as ctx:

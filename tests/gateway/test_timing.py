@@ -8,18 +8,29 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
+import pytest
 
 from tests.servers import Gateway, UpstreamServer, run_gateway, wait_for, write_experts
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
-def test_the_steps_of_a_request_are_timed_where_asked(gateway: Gateway) -> None:
-    text = f"Write a Python function about {uuid4().hex}"
-    body = {"model": "auto", "messages": [{"role": "user", "content": text}]}
+@pytest.mark.parametrize(
+    ("text", "routing"),
+    [
+        ("Write a Python function that sorts a list, ticket {}", "classify"),
+        ("What does ticket {} say?", "classify cache queue"),
+    ],
+    ids=["at once", "with the encoder"],
+)
+def test_the_steps_of_a_request_are_timed_where_asked(
+    gateway: Gateway, text: str, routing: str
+) -> None:
+    message = {"role": "user", "content": text.format(uuid4().hex)}
+    body = {"model": "auto", "messages": [message]}
     answer = gateway.post("/v1/chat/completions", json=body, headers={"x-coe-timing": "on"})
     timing = answer.headers["server-timing"]
-    steps = "admit receive parse plan cache queue classify prepare connect send upstream first_byte"
+    steps = f"admit receive parse plan {routing} prepare connect send upstream first_byte"
     assert re.findall(r"(\w+);dur=\d+\.\d{3}", timing) == steps.split()
     spent_ms = sum(float(ms) for ms in re.findall(r"dur=([\d.]+)", timing))
     assert 0 < spent_ms <= 1000 * answer.elapsed.total_seconds()

@@ -90,6 +90,11 @@ def test_sure_answers_are_the_cheap_routers_and_others_the_mean_of_both(
     assert cascade.predict_proba(TEXTS).tobytes() == expected.tobytes()
 
 
+def test_what_the_cheap_router_is_sure_of_is_answered_at_once(cascade: CascadeRouter) -> None:
+    sure = cascade.cheap.predict_proba(TEXTS).max(axis=1) >= cascade.escalate_below
+    assert [cascade.predict_at_once(text) is not None for text in TEXTS] == sure.tolist()
+
+
 def test_the_cheap_router_is_less_sure_of_two_prompts_in_one(cascade: CascadeRouter) -> None:
     first, second = "Write a Rust function that reads a CSV file.", "How long do I fry salmon?"
     alone = cascade.cheap.predict_proba([first, second]).max(axis=1)

@@ -26,6 +26,13 @@ def test_other_languages_have_one_category(gate: LanguageGate) -> None:
     assert english.tobytes() == gate.router.predict_proba([ENGLISH]).tobytes()
 
 
+def test_a_language_that_takes_a_model_is_not_told_at_once(gate: LanguageGate) -> None:
+    assert [gate.predict_at_once(text) is None for text in (GERMAN, JAPANESE)] == [True, True]
+    row = gate.predict_at_once(ENGLISH)
+    assert row is not None
+    assert gate.categories_[row.argmax()] == "cooking"
+
+
 def test_how_sure_the_gate_is_comes_from_held_out_prompts() -> None:
     rows = toy_rows()
     gate = LanguageGate(BagRouter("toy"), "general")
