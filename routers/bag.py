@@ -20,10 +20,11 @@ from routers.tempered import TemperedRouter, indexed
 
 _HEAD_CHARS, _TAIL_CHARS = 600, 300
 """Characters read from the start and from the end of a text."""
-_WORD_BITS, _RUN_BITS = 16, 17
-"""Words and pairs fall into 2^16 buckets, runs of letters into 2^17 behind them."""
-_N_WORD_BUCKETS = 1 << _WORD_BITS
-_N_BUCKETS = _N_WORD_BUCKETS + (1 << _RUN_BITS)
+_WORD_BITS = 18
+"""Words and pairs fall into 2^18 buckets, runs of letters into twice as many behind them: with a
+quarter of them, so many share a bucket that a third more prompts need a stronger router."""
+_KINDS_OF_BUCKETS = 3
+"""All buckets, in units of those of words."""
 _RUN = 4
 _WORD = re.compile(r"\w+|[^\w\s]")
 _FNV_PRIME, _KNUTH = np.uint32(16777619), np.uint32(2654435761)
@@ -79,10 +80,16 @@ class BagRouter(TemperedRouter):
         seen = np.flatnonzero(features.sum(axis=0))
         seen_coef, intercept = _regression(features[:, seen], probabilities)
         scale = np.maximum(np.abs(seen_coef).max(axis=0), 1e-12) / _INT8_MAX
-        coef = np.zeros((_N_BUCKETS, len(categories)), dtype=np.int8)
+        coef = np.zeros((features.shape[1], len(categories)), dtype=np.int8)
         coef[seen] = np.round(seen_coef / scale)
         self._set_head({"coef": coef, "scale": scale, "intercept": intercept}, categories)
         return self
+
+    def _set_head(self, head: Mapping[str, AnyArray], categories: tuple[str, ...]) -> None:
+        super()._set_head(head, categories)
+        # buckets that no text fell into hold no parameters
+        n_params = sum(int(np.count_nonzero(array)) for array in self.head_.values())
+        self.active_params_b = n_params / 1e9
 
     def predict_at_once(self, text: str) -> FloatArray:
         """See `routers.base.QuickRouter.predict_at_once`."""
@@ -96,6 +103,9 @@ class BagRouter(TemperedRouter):
         """See `routers.registry.StoredRouter.load`."""
         router = cls(name)
         router._restore(folder, categories, settings["temperature"])
+        n_buckets = len(router.head_["coef"])
+        if n_buckets != _KINDS_OF_BUCKETS << _word_bits(n_buckets):
+            raise ValueError(f"coef must have 3 * 2^n rows; got {n_buckets}")
         return router
 
     def _raw_proba(self, texts: Sequence[str], progress: Progress) -> FloatArray:
@@ -106,7 +116,7 @@ class BagRouter(TemperedRouter):
         coef = self.head_["coef"]
         words, runs = (
             coef[buckets].sum(axis=0, dtype=np.int64) * _value(buckets)
-            for buckets in _buckets(text)
+            for buckets in _buckets(text, _word_bits(len(coef)))
         )
         return softmax((words + runs) * self.head_["scale"] + self.head_["intercept"])
 
@@ -153,33 +163,40 @@ def _features(texts: Sequence[str], progress: Progress) -> Any:  # noqa: ANN401
     values: list[AnyArray] = []
     ends = [0]
     for number, text in enumerate(texts, start=1):
-        buckets = _buckets(text)
+        buckets = _buckets(text, _WORD_BITS)
         columns.extend(buckets)
         values.extend(np.full(len(some), _value(some), dtype=np.float32) for some in buckets)
         ends.append(ends[-1] + sum(map(len, buckets)))
         progress("counting words", number, len(texts))
     cells = (np.concatenate(values), np.concatenate(columns), ends)
-    return sparse.csr_array(cells, (len(texts), _N_BUCKETS))
+    return sparse.csr_array(cells, (len(texts), _KINDS_OF_BUCKETS << _WORD_BITS))
 
 
-def _buckets(text: str) -> tuple[IntArray, IntArray]:
+def _word_bits(n_buckets: int) -> int:
+    """Return the n of the 2^n buckets of words among all."""
+    return (n_buckets // _KINDS_OF_BUCKETS).bit_length() - 1
+
+
+def _buckets(text: str, word_bits: int) -> tuple[IntArray, IntArray]:
     """Return the buckets of a text's words and pairs, and of its runs of letters, each once."""
     if len(text) > _HEAD_CHARS + _TAIL_CHARS:
         text = f"{text[:_HEAD_CHARS]} {text[-_TAIL_CHARS:]}"
     words = _WORD.findall(text.lower())
     pairs = (f"{first} {second}" for first, second in pairwise(words))
     hashes = {crc32(feature.encode("utf-8", "replace")) for feature in (*words, *pairs)}
-    word_buckets = np.fromiter(hashes, np.int64, len(hashes)) % _N_WORD_BUCKETS
-    return np.unique(word_buckets), _N_WORD_BUCKETS + np.unique(_run_hashes(" ".join(words)))
+    n_word_buckets = 1 << word_bits
+    word_buckets = np.fromiter(hashes, np.int64, len(hashes)) % n_word_buckets
+    runs = np.unique(_run_hashes(" ".join(words), word_bits + 1))
+    return np.unique(word_buckets), n_word_buckets + runs
 
 
-def _run_hashes(text: str) -> IntArray:
-    """Return the hash of every run of letters, in [0, 2^17): all at once, as numpy is fast."""
+def _run_hashes(text: str, bits: int) -> IntArray:
+    """Return the hash of every run of letters, in [0, 2^bits): all at once, as numpy is fast."""
     letters = np.frombuffer(f" {text} ".encode("utf-32-le", "replace"), dtype=np.uint32)
     hashes = np.zeros(max(len(letters) - _RUN + 1, 0), dtype=np.uint32)
     for at in range(_RUN):
         hashes = hashes * _FNV_PRIME + letters[at : at + len(hashes)]
-    return ((hashes * _KNUTH) >> np.uint32(32 - _RUN_BITS)).astype(np.int64)
+    return ((hashes * _KNUTH) >> np.uint32(32 - bits)).astype(np.int64)
 
 
 def _value(buckets: IntArray) -> float:

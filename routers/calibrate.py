@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from routers.data import Row
     from routers.registry import StoredRouter
 
+_FEW_ROWS = 30
 _TEMPERATURES = np.geomspace(0.1, 10.0, 201)
 
 
@@ -112,9 +113,12 @@ def choose_min_margin(inside: Answers, outside: FloatArray, goal: Goal) -> float
 
 
 def _source_weights(rows: Sequence[Row]) -> FloatArray:
-    """Weigh rows so that every source counts the same: what is asked comes from no one of them."""
+    """Weigh rows so that every source counts the same: what is asked comes from no one of them.
+
+    A source of few rows counts less, lest one of them decide a threshold.
+    """
     sizes = Counter(row.source for row in rows)
-    return np.array([1.0 / sizes[row.source] for row in rows])
+    return np.array([1.0 / max(sizes[row.source], _FEW_ROWS) for row in rows])
 
 
 def _catching(outside: FloatArray, share: float) -> float:

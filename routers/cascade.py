@@ -19,7 +19,7 @@ from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
 from routers.tempered import content_version
 
-_ACCURACY_GIVEN_UP = 0.003
+_ACCURACY_GIVEN_UP = 0.001
 _CHEAP_SHARES = tuple(tenths / 10 for tenths in range(6))
 _LABEL_SHARE = 0.3
 """Weight of the labels in what the cheap router learns, beside the strong router's answers."""
@@ -50,7 +50,7 @@ class CascadeRouter:
         See `routers.base.Router`; the parameters are what an average held-out prompt used.
     escalate_below : float
         Confidence of the cheap router, in [0, 1], under which the strong one is asked; the lowest
-        with which calibration lost no more than 0.003 of the accuracy of asking both.
+        with which calibration lost no more than 0.001 of the accuracy of asking both.
     escalated : float
         Share of held-out prompts for which the strong router was asked.
     cheap_share : float

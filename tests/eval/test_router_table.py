@@ -23,7 +23,7 @@ def test_the_table_is_printed(tmp_path: Path) -> None:
     header, rule, row = run(tmp_path).stdout.splitlines()
     assert header == "| router | 10^6 parameters | exam | ms at 20 / 100 / 500 tokens |"
     assert header.count("|") == rule.count("|") == row.count("|")
-    assert row.startswith("| toy (bag) | 0.6 | 1.000 (1.000 to 1.000) / 1.000 / ")
+    assert row.startswith("| toy (bag) | 0.0 | 1.000 (1.000 to 1.000) / 1.000 / ")
 
 
 def test_the_table_is_written_between_the_marks(tmp_path: Path) -> None:

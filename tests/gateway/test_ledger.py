@@ -13,7 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from routers.artifact import load_router
 from tests.servers import REPO, Gateway, UpstreamServer, run_gateway, wait_for, write_experts
 
-CODING = "Write a Python function that sorts a list, and call it zanzibar."
+CODING = "The zanzibar build fails at the link step. What is missing?"
+"""The encoder reads it, so that its choice is shared by the workers."""
 SECRETS = ("zanzibar", "counts answers", "One", "hidden system prompt")
 
 

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from routers.arrays import write_arrays
 from routers.bag import BagRouter
 from tests.prompts import toy_rows
 
@@ -35,6 +38,27 @@ def test_both_ends_of_a_long_text_are_read_and_its_middle_is_not(bag: BagRouter)
     coding = bag.categories_.index("coding")
     assert min(start[coding], end[coding]) > alone[coding]
     assert middle.tobytes() == alone.tobytes()
+
+
+def test_only_buckets_that_a_text_fell_into_count_as_parameters(bag: BagRouter) -> None:
+    n_features = len({word for text in TEXTS for word in text.lower().split()})
+    assert 3 * n_features < bag.active_params_b * 1e9 < bag.head_["coef"].size / 100
+
+
+def test_a_table_of_another_size_answers_alike(tmp_path: Path) -> None:
+    small = BagRouter("toy")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("routers.bag._WORD_BITS", 12)
+        small.fit(TEXTS, [row.category for row in ROWS])
+        expected = small.predict_proba(TEXTS)
+    settings = small.write(tmp_path)
+    loaded = BagRouter.load(tmp_path, "toy", small.categories_, settings)
+    assert loaded.predict_proba(TEXTS).tobytes() == expected.tobytes()
+
+    coef = small.head_["coef"][:-1]
+    write_arrays(tmp_path / "head.npz", {**small.head_, "coef": coef})
+    with pytest.raises(ValueError, match=r"coef must have 3 \* 2\^n rows; got 12287"):
+        BagRouter.load(tmp_path, "toy", small.categories_, settings)
 
 
 def test_probabilities_are_imitated() -> None:
