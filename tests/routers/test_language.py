@@ -127,6 +127,7 @@ import sys
 from routers.language import is_english
 assert "py3langid" not in sys.modules
 assert is_english("What is the capital of France?")
+assert is_english("Solve for x: two x squared minus 12 x equals zero, and show all steps.")
 assert "py3langid" not in sys.modules
 assert not is_english("Quelle est la capitale de la France ?")
 assert "py3langid" in sys.modules
