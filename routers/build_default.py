@@ -39,7 +39,6 @@ _PATH = click.Path(path_type=Path)
 @click.option("--out", required=True, type=_PATH, help="Artifact to write.")
 @click.option("--type", type=click.Choice(TYPES), default="cascade", show_default=True)
 @click.option("--encoder", help="Keep the encoder of this artifact; learn the rest anew.")
-@click.option("--layers", "n_layers", type=int, help="Keep the lowest so many of the encoder's.")
 @click.option("--rows-per-category", type=int, help="Learn from at most so many of each.")
 @click.option("--leave-out", "left_out", multiple=True, help="A source not to learn from.")
 def main(
@@ -47,7 +46,6 @@ def main(
     out: Path,
     type: str,
     encoder: str | None,
-    n_layers: int | None,
     rows_per_category: int | None,
     left_out: tuple[str, ...],
 ) -> None:
@@ -62,7 +60,7 @@ def main(
     written = written_rows(_OPTIONS.seed)
     rows = [row for row in (*found, *written) if row.source not in left_out]
     unseen = unseen_rows(raw, _OPTIONS.seed)
-    plan = Plan(type, out.name, encoder or BASE_ENCODER, _MAX_TOKENS, n_layers, FOREIGN_CATEGORY)
+    plan = Plan(type, out.name, encoder or BASE_ENCODER, _MAX_TOKENS, FOREIGN_CATEGORY)
     with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         router = untrained_router(plan, _OPTIONS.seed, Path(scratch))
         training = train(router, rows, out_of_scope, options, progress, unseen)

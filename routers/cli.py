@@ -48,7 +48,6 @@ Examples:
   coe train prompts.jsonl --out my-router
   coe train a.jsonl b.jsonl.gz --out my-router --type knn --max-rows-per-source 1500
   coe train prompts.jsonl --out my-router --out-of-scope chatter.jsonl --figure report.html
-  coe train prompts.jsonl --out my-router --type finetuned --layers 3
   coe train prompts.jsonl --out my-router --type finetuned --encoder BAAI/bge-small-en-v1.5
   coe train unlabelled.jsonl --out my-router --distil llm=general
 
@@ -116,12 +115,6 @@ def _goal_options(command: _Command) -> _Command:
 @click.option("--name", default="custom", show_default=True, help="The router's name.")
 @click.option("--encoder", help="Folder or Hugging Face name; default: the encoder that ships.")
 @click.option("--max-tokens", type=click.IntRange(8, 512), help="Tokens read of one prompt.")
-@click.option(
-    "--layers",
-    "n_layers",
-    type=_COUNT,
-    help="Keep the lowest so many layers of a new encoder: topics need few.",
-)
 @click.option("--foreign-category", help="Category of all prompts that are not in English.")
 @click.option(
     "--distil",
@@ -143,7 +136,6 @@ def train(
     name: str,
     encoder: str | None,
     max_tokens: int | None,
-    n_layers: int | None,
     foreign_category: str | None,
     distil: str | None,
     held_out: float,
@@ -160,7 +152,7 @@ def train(
         seed, held_out, max_rows_per_source, max_rows_per_category, _goal(shared)
     )
     with wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
-        plan = Plan(type, name, encoder, max_tokens, n_layers, foreign_category)
+        plan = Plan(type, name, encoder, max_tokens, foreign_category)
         check_target(out)
         if distil is None:
             rows = read_rows(files)

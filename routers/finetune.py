@@ -82,7 +82,7 @@ def finetune(
         Told after every batch.
     """
     torch = import_extra("torch", "finetune")
-    model = load_sentence_transformer(recipe.base, recipe.n_layers)
+    model = load_sentence_transformer(recipe.base)
     transformer = model[0].auto_model
     base = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
     with torch.random.fork_rng():

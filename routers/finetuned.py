@@ -34,14 +34,11 @@ class Recipe:
         Where the new encoder is written; must outlive the router until that is saved.
     seed : int
         Decides order, dropout and augmentation.
-    n_layers : int or None
-        Lowest layers of the encoder that are kept; None keeps all.
     """
 
     base: str
     folder: Path
     seed: int = 0
-    n_layers: int | None = None
 
 
 class FinetunedRouter(LinearRouter):

@@ -40,8 +40,6 @@ class Plan:
     max_tokens : int or None
         Most tokens read of one prompt; None is 64: reading 256 is four times slower, and what a
         prompt is about shows at its ends.
-    n_layers : int or None
-        Lowest layers that are kept of an encoder that is exported; None keeps all.
     foreign_category : str or None
         Category of all prompts that are not in English; None routes them like the others.
     """
@@ -50,7 +48,6 @@ class Plan:
     name: str = "custom"
     encoder: str | None = None
     max_tokens: int | None = None
-    n_layers: int | None = None
     foreign_category: str | None = None
 
     def __post_init__(self) -> None:
@@ -91,10 +88,9 @@ def _finetuned(plan: Plan, seed: int, scratch: Path) -> FinetunedRouter:
     if _is_exported(plan.encoder):
         return FinetunedRouter(_open_encoder(plan, scratch), plan.name)
     base = plan.encoder or BASE_ENCODER
-    encoder = _exported(base, plan, scratch / "base")
+    encoder = _exported(base, plan.max_tokens, scratch / "base")
     (scratch / "tuned").mkdir()
-    recipe = Recipe(base, scratch / "tuned", seed, plan.n_layers)
-    return FinetunedRouter(encoder, plan.name, recipe)
+    return FinetunedRouter(encoder, plan.name, Recipe(base, scratch / "tuned", seed))
 
 
 def _open_encoder(plan: Plan, scratch: Path) -> SentenceEncoder:
@@ -102,14 +98,14 @@ def _open_encoder(plan: Plan, scratch: Path) -> SentenceEncoder:
         return SentenceEncoder(DEFAULT_FOLDER, plan.max_tokens or _MAX_TOKENS)
     if _is_exported(plan.encoder):
         return SentenceEncoder(Path(plan.encoder), plan.max_tokens or _MAX_TOKENS)
-    return _exported(plan.encoder, plan, scratch / "base")
+    return _exported(plan.encoder, plan.max_tokens, scratch / "base")
 
 
 def _is_exported(encoder: str | None) -> bool:
     return encoder is not None and (Path(encoder) / ENCODER_FILE).is_file()
 
 
-def _exported(name: str, plan: Plan, folder: Path) -> SentenceEncoder:
+def _exported(name: str, max_tokens: int | None, folder: Path) -> SentenceEncoder:
     folder.mkdir()
-    export_encoder(load_sentence_transformer(name, plan.n_layers), folder)
-    return SentenceEncoder(folder, plan.max_tokens or _MAX_TOKENS)
+    export_encoder(load_sentence_transformer(name), folder)
+    return SentenceEncoder(folder, max_tokens or _MAX_TOKENS)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from routers.artifact import load_router, save_router
-from routers.export import BASE_ENCODER as BASE
 from routers.untrained import Plan, untrained_router
 from tests.prompts import toy_rows
 
@@ -41,22 +39,6 @@ def test_an_encoder_is_tuned_exported_and_served(tmp_path: Path) -> None:
     texts = [row.prompt for row in held_out]
     assert loaded.predict_proba(texts).tobytes() == probabilities.tobytes()
     assert (tmp_path / "saved" / "encoder.onnx").stat().st_size < 25e6
-
-
-def test_the_lowest_layers_can_be_kept(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    (tmp_path / "two").mkdir()
-    two = untrained_router(
-        replace(PLAN, type="linear", encoder=BASE, n_layers=2), 0, tmp_path / "two"
-    )
-    rows = toy_rows()[::3]
-    two.fit([row.prompt for row in rows], [row.category for row in rows])
-    n_layer_params = 1_774_464  # of MiniLM: attention, two dense layers, two norms
-    assert round((22_713_216 - two.active_params_b * 1e9) / n_layer_params) == 4
-    for wrong in (0, 7):
-        (tmp_path / str(wrong)).mkdir()
-        with pytest.raises(ValueError, match=f"must be 1 to 6, as the encoder has; got {wrong}"):
-            untrained_router(replace(PLAN, n_layers=wrong), 0, tmp_path / str(wrong))
 
 
 def test_an_unknown_encoder_is_named(tmp_path: Path) -> None:
