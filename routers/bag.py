@@ -21,8 +21,8 @@ from routers.tempered import TemperedRouter, indexed
 _HEAD_CHARS, _TAIL_CHARS = 600, 300
 """Characters read from the start and from the end of a text."""
 _WORD_BITS = 18
-"""Words and pairs fall into 2^18 buckets, runs of letters into twice as many behind them: with a
-quarter of them, so many share a bucket that a third more prompts need a stronger router."""
+"""Words and pairs fall into 2^18 buckets, runs of letters into twice as many behind them: what the
+prompts of the default router hold fills three tenths of them."""
 _KINDS_OF_BUCKETS = 3
 """All buckets, in units of those of words."""
 _RUN = 4

@@ -94,8 +94,8 @@ class QuickRouter(Router, Protocol):
     def predict_at_once(self, text: str) -> FloatArray | None:
         """Return the row of `predict_proba` for a text; None where that takes longer.
 
-        Longer takes what needs an encoder, a service, or a model that may have to be loaded: an
-        event loop can wait for the rest.
+        Longer takes what needs an encoder, a service, or a model that may have to be loaded first;
+        all else an event loop can run itself.
         """
         ...
 

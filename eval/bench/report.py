@@ -77,6 +77,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import NullFormatter
 
     cases = {
         case: rows
@@ -96,6 +97,7 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         colours = ["C1" if row["system"].startswith("coe") else "C7" for row in shown]
         axis.barh([row["system"] for row in shown], [row[key] for row in shown], color=colours)
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())  # its labels run into each other
         axis.invert_yaxis()
         axis.set_title(f"{case}, {concurrency} at a time")
         axis.set_xlabel(unit)
