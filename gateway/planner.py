@@ -273,22 +273,26 @@ class Planner:
         What the router answers at once is sooner had anew than from Redis.
         """
         if self._cache is None:
-            at_once = self._classify_at_once(composition, router, text)
-            return at_once or await self._classify(composition, router, text, timeout_s), "off"
+            choice = self._classify_at_once(composition, router, text)
+            return choice or await self._classify(composition, router, text, timeout_s), "off"
         finer = composition.finer_for(router)
         key = choice_key(tenant, router, text, finer)
         step_done("plan")
         cached = self._cache.at_hand(key)
-        at_once = None if cached else self._classify_at_once(composition, router, text)
-        if cached is None and at_once is None:
+        if cached is None:
+            choice = self._classify_at_once(composition, router, text)
+            if choice is not None:
+                self._cache.set(key, choice, shared=False)
+                self._misses.inc()
+                return choice, "miss"
             n_experts = 0 if finer is None else finer.n_experts
             cached = await self._cache.get(key, len(router.categories_), n_experts)
             step_done("cache")
         if cached is not None:
             self._hits.inc()
             return cached, "hit"
-        choice = at_once or await self._classify(composition, router, text, timeout_s)
-        self._cache.set(key, choice, shared=at_once is None)
+        choice = await self._classify(composition, router, text, timeout_s)
+        self._cache.set(key, choice, shared=True)
         self._misses.inc()
         return choice, "miss"
 

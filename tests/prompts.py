@@ -6,10 +6,22 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from uuid import uuid4
 
 from routers.artifact import DEFAULT_FOLDER
 from routers.data import Row
 from routers.encoder import SentenceEncoder
+
+
+def prompt_for_the_bag() -> str:
+    """Return a new prompt of which the default router's cheap stage is surely sure."""
+    return f"Write a Python function that sorts a list of {uuid4().int % 10**12} integers."
+
+
+def prompt_for_the_encoder() -> str:
+    """Return a new prompt of which the default router's cheap stage is never sure."""
+    return f"What is on ticket number {uuid4().int % 10**12}?"
+
 
 TOPICS = {
     "coding": (

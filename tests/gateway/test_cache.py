@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -27,6 +26,7 @@ from gateway.cache.link import RETRY_AFTER_S, connect
 from gateway.errors import ConfigError
 from routers.artifact import load_router
 from routers.base import Router
+from tests.prompts import prompt_for_the_bag, prompt_for_the_encoder
 from tests.servers import (
     REPO,
     Gateway,
@@ -58,7 +58,7 @@ def gateway(
     environ = {"REDIS_URL": valkey.url, "COE_REDIS_TIMEOUT_MS": "300"}
     with run_gateway(config, folder, **environ) as first:
         assert first.get("/readyz").json()["cache"].startswith("cache ping: ConnectionError")
-        assert first.chat("auto", fresh()).headers["x-coe-cache"] == "miss"
+        assert first.chat("auto", prompt_for_the_encoder()).headers["x-coe-cache"] == "miss"
         assert first.stats()["scope"].startswith("this process only")
         valkey.start()
         wait_until_kept(first, valkey)
@@ -68,16 +68,12 @@ def gateway(
         yield second
 
 
-def fresh() -> str:
-    return f"What does ticket {uuid4().hex} say?"
-
-
 def wait_until_kept(gateway: Gateway, valkey: Valkey) -> None:
     """Wait until choices go to Valkey, which takes `RETRY_AFTER_S` after a failure."""
     valkey.client.flushall()
 
     def kept() -> bool:
-        assert gateway.chat("auto", fresh()).status_code == 200
+        assert gateway.chat("auto", prompt_for_the_encoder()).status_code == 200
         return bool(valkey.client.keys(f"{PREFIX}:*"))
 
     wait_for(kept)
@@ -106,10 +102,10 @@ def test_what_is_answered_at_once_is_kept_in_the_process_alone(
     gateway: Gateway, valkey: Valkey
 ) -> None:
     wait_until_kept(gateway, valkey)
-    text = f"Write a Python function that sorts a list, ticket {uuid4().hex}"
+    text = prompt_for_the_bag()
     found = [gateway.chat("auto", text, temperature=t).headers["x-coe-cache"] for t in (0, 1)]
     assert found == ["miss", "hit"]
-    fetched = gateway.chat("auto", fresh())
+    fetched = gateway.chat("auto", prompt_for_the_encoder())
     assert fetched.headers["x-coe-cache"] == "miss"
     wait_for(lambda: len(cast(list[bytes], valkey.client.keys(f"{PREFIX}:*"))) > 1)
     assert len(cast(list[bytes], valkey.client.keys(f"{PREFIX}:*"))) == 2
@@ -128,7 +124,7 @@ def test_without_the_cache_requests_go_on_and_it_is_used_again_when_back(
     valkey.kill()
     try:
         for _ in range(3):
-            answer = gateway.chat("auto", fresh())
+            answer = gateway.chat("auto", prompt_for_the_encoder())
             assert (answer.status_code, answer.headers["x-coe-cache"]) == (200, "miss")
         assert errors(gateway, "get") > before
         assert "requests go on without it" in gateway.get("/readyz").json()["cache"]
@@ -141,7 +137,7 @@ def test_without_the_cache_requests_go_on_and_it_is_used_again_when_back(
 def test_a_choice_of_this_process_is_found_while_the_cache_is_gone(
     gateway: Gateway, valkey: Valkey
 ) -> None:
-    prompt = fresh()
+    prompt = prompt_for_the_encoder()
     gateway.chat("auto", prompt)
     valkey.kill()
     try:
@@ -155,7 +151,7 @@ def test_a_hung_cache_holds_nobody_up(gateway: Gateway, valkey: Valkey) -> None:
     before = errors(gateway, "get")
     with valkey.hung():
         started_s = time.monotonic()
-        answers = [gateway.chat("auto", fresh()) for _ in range(20)]
+        answers = [gateway.chat("auto", prompt_for_the_encoder()) for _ in range(20)]
         elapsed_s = time.monotonic() - started_s
         counted = errors(gateway, "get") - before
     assert all(answer.status_code == 200 for answer in answers)
@@ -170,7 +166,7 @@ def test_a_full_cache_is_counted_and_requests_go_on(gateway: Gateway, valkey: Va
     valkey.client.config_set("maxmemory-policy", "noeviction")
     valkey.client.config_set("maxmemory", "1")
     try:
-        assert gateway.chat("auto", fresh()).status_code == 200
+        assert gateway.chat("auto", prompt_for_the_encoder()).status_code == 200
         wait_for(lambda: errors(gateway, "set") == before + 1)
     finally:
         valkey.client.config_set("maxmemory", "0")
@@ -184,7 +180,7 @@ def test_garbage_in_the_cache_is_counted_and_ignored(
     gateway: Gateway, valkey: Valkey, garbage: bytes | str
 ) -> None:
     wait_until_kept(gateway, valkey)
-    prompt = fresh()
+    prompt = prompt_for_the_encoder()
     key = choice_key("default", load_router(REPO / "routers/default"), prompt)
     if isinstance(garbage, str):
         valkey.client.rpush(key, garbage)

@@ -17,6 +17,7 @@ import pytest
 
 from gateway.cache.link import RETRY_AFTER_S
 from gateway.keys import FRESH_S, HASH
+from tests.prompts import prompt_for_the_encoder
 from tests.servers import Gateway, UpstreamServer, Valkey, run_gateway, wait_for, write_experts
 
 TIMEOUT_S = 0.4
@@ -145,7 +146,7 @@ class User:
 
     def ask(self) -> tuple[httpx.Response, float]:
         """Send a request that uses all that Redis is for; returns the answer and the seconds."""
-        messages = [{"role": "user", "content": f"What does ticket {uuid4().hex} say?"}]
+        messages = [{"role": "user", "content": prompt_for_the_encoder()}]
         body = {"model": "auto", "messages": messages}
         started_s = time.monotonic()
         answer = self.client.post("/v1/chat/completions", json=body, headers=self.headers)

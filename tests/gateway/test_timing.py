@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
 
+from tests.prompts import prompt_for_the_bag, prompt_for_the_encoder
 from tests.servers import Gateway, UpstreamServer, run_gateway, wait_for, write_experts
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 
 
 @pytest.mark.parametrize(
-    ("text", "routing"),
-    [
-        ("Write a Python function that sorts a list, ticket {}", "classify"),
-        ("What does ticket {} say?", "classify cache queue"),
-    ],
+    ("prompt", "routing"),
+    [(prompt_for_the_bag, "classify"), (prompt_for_the_encoder, "classify cache queue")],
     ids=["at once", "with the encoder"],
 )
 def test_the_steps_of_a_request_are_timed_where_asked(
-    gateway: Gateway, text: str, routing: str
+    gateway: Gateway, prompt: Callable[[], str], routing: str
 ) -> None:
-    message = {"role": "user", "content": text.format(uuid4().hex)}
-    body = {"model": "auto", "messages": [message]}
+    body = {"model": "auto", "messages": [{"role": "user", "content": prompt()}]}
     answer = gateway.post("/v1/chat/completions", json=body, headers={"x-coe-timing": "on"})
     timing = answer.headers["server-timing"]
     steps = f"admit receive parse plan {routing} prepare connect send upstream first_byte"
