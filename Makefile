@@ -108,10 +108,11 @@ replay: $(VENV)/.test ## Replay the score tables in $(SCORES) and rewrite eval/r
 
 router-table: $(VENV)/.test ## Train every type of router on DATA=folder and measure them: routers/design.md
 	@test -d "$(DATA)" || { echo "name the folder of prompts: make router-table DATA=DIR"; exit 1; }
-	for type in linear knn finetuned bag cascade; do \
+	for type in linear knn finetuned bag static cascade; do \
 	  $(BIN)/python -m routers.build_default "$(DATA)" --out .routers/$$type --type $$type \
 	    --encoder routers/default --rows-per-category 1000 || exit 1; done
-	$(BIN)/python -m eval.router_table routers/default $(addprefix .routers/,linear knn finetuned bag cascade) \
+	$(BIN)/python -m eval.router_table routers/default --llm general \
+	  $(addprefix .routers/,linear knn finetuned bag static cascade) \
 	  $(foreach set,id ood out_of_scope,--data "$(DATA)/test_$(set).jsonl.gz") --write routers/design.md
 
 failover: $(VENV)/.test ## Play faults of upstreams against this gateway: coe eval failover

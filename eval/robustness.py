@@ -9,8 +9,7 @@ from random import Random
 import numpy as np
 
 from routers.arrays import IntArray
-from routers.base import decide
-from routers.registry import StoredRouter
+from routers.base import Router, decide
 
 _GREETINGS = ("Hey! ", "Hello, I hope you are well. ", "Hi there! Could you tell me: ")
 _THANKS = (" Many thanks!", " I would be grateful.", " Thank you so much for your time.")
@@ -49,9 +48,11 @@ CHANGES: dict[str, Callable[[str, Random], str]] = {
     "attack": lambda prompt, rng: prompt + rng.choice(_ATTACKS),
 }
 """Changes that leave the topic as it is; none of them is made of the phrases trained with."""
+ADDED = ("aside", "attack")
+"""The changes that name another topic."""
 
 
-def stability(router: StoredRouter, prompts: Sequence[str], seed: int) -> dict[str, float]:
+def stability(router: Router, prompts: Sequence[str], seed: int) -> dict[str, float]:
     """Return the share of prompts that keep their decided category, for each of `CHANGES`."""
     rng = Random(seed)  # noqa: S311 (no secret)
     before = _decided(router, prompts)
@@ -61,7 +62,7 @@ def stability(router: StoredRouter, prompts: Sequence[str], seed: int) -> dict[s
     }
 
 
-def _decided(router: StoredRouter, prompts: Sequence[str]) -> IntArray:
+def _decided(router: Router, prompts: Sequence[str]) -> IntArray:
     columns = {category: index for index, category in enumerate(router.categories_)}
     rows = router.predict_proba(prompts)
     decisions = [decide(row, router.categories_, router.min_margin) for row in rows]

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from routers.arrays import BoolArray
+from routers.base import Router
 from routers.data import Row
 from routers.metrics import Answers, f1_by_category, is_general
-from routers.registry import StoredRouter
 
 _RESAMPLES = 1_000
 _LEVEL = (2.5, 97.5)
 
 
-def evaluate(router: StoredRouter, rows: Sequence[Row], seed: int) -> dict[str, Any]:
+def evaluate(router: Router, rows: Sequence[Row], seed: int) -> dict[str, Any]:
     """Score a router on labelled prompts.
 
     Parameters

@@ -2,62 +2,124 @@
 
 Example::
 
-    python -m eval.router_table routers/default my-linear my-knn \
+    python -m eval.router_table routers/default my-linear my-knn --llm general \
         --data test_id.jsonl.gz --data test_ood.jsonl.gz --write routers/design.md
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import click
 
 from eval.notes import write_table
+from eval.robustness import ADDED, stability
 from eval.router import evaluate
+from gateway.errors import ConfigError
+from gateway.teacher import PREFIX, open_teacher
 from routers.artifact import load_router
+from routers.base import Router
 from routers.cli import wrong_use
-from routers.data import Row, read_labelled
+from routers.data import Row, capped, read_labelled
 from routers.language_gate import LanguageGate
 from routers.latency import latency_ms
-from routers.registry import StoredRouter
 
 _START = "<!-- table: python -m eval.router_table -->"
 _PATH = click.Path(path_type=Path)
+_CHANGED_PROMPTS = 250
+"""Of each set, the first so many are changed."""
+_TIMED_PROMPTS = 5
+"""Of each set, for an LLM router."""
 
 
 @click.command()
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=_PATH)
 @click.option("--data", "files", multiple=True, required=True, type=_PATH, help="A test set.")
+@click.option("--llm", "expert", help="Measure this expert of experts.yaml as a router too.")
+@click.option("--llm-rows", default=200, show_default=True, help="Of each set, as it is slow.")
 @click.option("--write", "note", type=_PATH, help="Note whose marked table is replaced.")
-def main(folders: tuple[Path, ...], files: tuple[Path, ...], note: Path | None) -> None:
+def main(
+    folders: tuple[Path, ...],
+    files: tuple[Path, ...],
+    expert: str | None,
+    llm_rows: int,
+    note: Path | None,
+) -> None:
     """Measure routers on test sets and print or write a Markdown table."""
-    with wrong_use():
-        sets = {file.name.split(".")[0]: read_labelled([file])[0] for file in files}
-        table = "\n".join(_table([load_router(folder) for folder in folders], sets))
-        if note is None:
-            click.echo(table)
-        else:
-            write_table(note, _START, table)
+    try:
+        with wrong_use():
+            _write(folders, files, expert, llm_rows, note)
+    except ConfigError as error:
+        raise click.UsageError(str(error)) from error
 
 
-def _table(routers: Sequence[StoredRouter], sets: dict[str, list[Row]]) -> Iterator[str]:
-    yield f"| router | 10^6 parameters | {' | '.join(sets)} | ms at 20 / 100 / 500 tokens |"
-    yield f"|---|---|{'---|' * len(sets)}---|"
+def _write(
+    folders: tuple[Path, ...],
+    files: tuple[Path, ...],
+    expert: str | None,
+    llm_rows: int,
+    note: Path | None,
+) -> None:
+    sets = {file.name.split(".")[0]: read_labelled([file])[0] for file in files}
+    lines = [*_head(sets), *(_measured(load_router(folder), sets) for folder in folders)]
+    if expert is not None:
+        with open_teacher(PREFIX + expert) as llm:
+            lines.append(_of_llm(llm, sets, llm_rows))
+    table = "\n".join(lines)
+    if note is None:
+        click.echo(table)
+    else:
+        write_table(note, _START, table)
+
+
+def _head(sets: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    yield (
+        f"| router | 10^6 parameters | {' | '.join(sets)} | typed otherwise / a sentence added "
+        f"| ms at 20 / 100 / 500 tokens |"
+    )
+    yield f"|---|---|{'---|' * len(sets)}---|---|"
+
+
+def _measured(router: Router, sets: Mapping[str, Sequence[Row]]) -> str:
     asked = [row.prompt for rows in sets.values() for row in rows]
-    for router in routers:
-        scores = [_scores(router, rows) for rows in sets.values()]
-        spent = " / ".join(f"{ms:.1f}" for ms in latency_ms(router, asked).values())
-        size = f"{1_000 * router.active_params_b:.1f}"
-        yield f"| {_described(router)} | {size} | {' | '.join(scores)} | {spent} |"
-
-
-def _described(router: StoredRouter) -> str:
+    changed = [row.prompt for rows in sets.values() for row in rows[:_CHANGED_PROMPTS]]
+    kept = stability(router, changed, seed=0)
+    added = fmean(kept.pop(name) for name in ADDED)
     within = router.router if isinstance(router, LanguageGate) else router
-    return f"{router.name} ({within.type})"
+    type_name = getattr(within, "type", "")
+    return _line(
+        f"{router.name} ({type_name})",
+        router,
+        sets,
+        f"{fmean(kept.values()):.3f} / {added:.3f}",
+        latency_ms(router, asked),
+    )
 
 
-def _scores(router: StoredRouter, rows: Sequence[Row]) -> str:
+def _of_llm(router: Router, sets: Mapping[str, Sequence[Row]], n_rows: int) -> str:
+    """Measure by the clock, and on few rows: the model is another process, and slow."""
+    few = {name: capped(rows, n_rows, lambda _: "", seed=0) for name, rows in sets.items()}
+    asked = [row.prompt for rows in few.values() for row in rows[:_TIMED_PROMPTS]]
+    spent = latency_ms(router, asked, time.perf_counter)
+    return _line(f"{router.name} (llm), {n_rows} rows of each set", router, few, "", spent)
+
+
+def _line(
+    name: str,
+    router: Router,
+    sets: Mapping[str, Sequence[Row]],
+    kept: str,
+    spent_ms: Mapping[str, float],
+) -> str:
+    scores = " | ".join(_scores(router, rows) for rows in sets.values())
+    spent = " / ".join(f"{ms:.1f}" for ms in spent_ms.values())
+    return f"| {name} | {1_000 * router.active_params_b:.1f} | {scores} | {kept} | {spent} |"
+
+
+def _scores(router: Router, rows: Sequence[Row]) -> str:
     """Say accuracy with its interval, macro-F1, calibration error, and what goes to general."""
     found = evaluate(router, rows, seed=0)
     low, high = found["accuracy_ci95"]

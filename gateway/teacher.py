@@ -47,7 +47,7 @@ def open_teacher(name: str) -> Iterator[LlmRouter]:
     registry = ExpertRegistry.load(Path(os.environ.get("COE_CONFIG", "experts.yaml")))
     wanted = name.removeprefix(PREFIX)
     if wanted not in registry:
-        raise ConfigError(f"--distil: no expert {wanted!r}. Allowed: {', '.join(registry)}")
+        raise ConfigError(f"{name}: no expert {wanted!r}. Allowed: {', '.join(registry)}")
     check_keys(registry, os.environ)
     categories = read_card(registry.router_path).categories
     config = registry.file.llm_router or LlmRouterConfig(expert=wanted)

@@ -121,6 +121,13 @@ class BagRouter(TemperedRouter):
         return softmax((words + runs) * self.head_["scale"] + self.head_["intercept"])
 
 
+def both_ends(text: str) -> str:
+    """Return what the cheap routers read of a text: of a long one its first and last characters."""
+    if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
+        return text
+    return f"{text[:_HEAD_CHARS]} {text[-_TAIL_CHARS:]}"
+
+
 def _regression(features: Any, targets: FloatArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
     """Fit a multinomial logistic regression to weighted rows of probabilities, by L-BFGS.
 
@@ -179,9 +186,7 @@ def _word_bits(n_buckets: int) -> int:
 
 def _buckets(text: str, word_bits: int) -> tuple[IntArray, IntArray]:
     """Return the buckets of a text's words and pairs, and of its runs of letters, each once."""
-    if len(text) > _HEAD_CHARS + _TAIL_CHARS:
-        text = f"{text[:_HEAD_CHARS]} {text[-_TAIL_CHARS:]}"
-    words = _WORD.findall(text.lower())
+    words = _WORD.findall(both_ends(text).lower())
     pairs = (f"{first} {second}" for first, second in pairwise(words))
     hashes = {crc32(feature.encode("utf-8", "replace")) for feature in (*words, *pairs)}
     n_word_buckets = 1 << word_bits

@@ -56,6 +56,7 @@ def calibrate(
     out_of_scope: Sequence[str],
     goal: Goal,
     progress: Progress = silent,
+    unseen: Sequence[Row] = (),
 ) -> Answers:
     """Fit a router's temperature and threshold to prompts it was not trained on.
 
@@ -67,26 +68,32 @@ def calibrate(
         Labelled prompts.
     out_of_scope : sequence of str
         Prompts that belong to no category; may be empty.
+    goal : Goal
+    progress : Progress
+    unseen : sequence of Row
+        Labelled prompts of sources that nothing was trained on. Together they count as much as
+        `held_out` does: users' prompts may be like either.
 
     Returns
     -------
     Answers
-        To the held-out prompts, after calibration.
+        To the held-out prompts and then the unseen ones, after calibration.
 
     Raises
     ------
     ValueError
         A label is no category of the router.
     """
-    labels = [row.category for row in held_out]
+    rows = [*held_out, *unseen]
+    labels = [row.category for row in rows]
     unknown = sorted(set(labels) - set(router.categories_))
     if unknown:
         raise ValueError(
             f"every category must be one of {', '.join(router.categories_)}; got also "
             f"{', '.join(unknown)}. Drop those rows, or train again"
         )
-    prompts = [row.prompt for row in held_out]
-    probabilities = router.calibrate(prompts, labels, _source_weights(held_out), progress)
+    weights = np.concatenate([_source_weights(held_out), _source_weights(unseen)])
+    probabilities = router.calibrate([row.prompt for row in rows], labels, weights, progress)
     inside = Answers.of(probabilities, labels, router.categories_, min_margin=0.0)
     outside = margins(router.predict_proba(out_of_scope), router.categories_)
     router.min_margin = choose_min_margin(inside, outside, goal)
@@ -115,10 +122,11 @@ def choose_min_margin(inside: Answers, outside: FloatArray, goal: Goal) -> float
 def _source_weights(rows: Sequence[Row]) -> FloatArray:
     """Weigh rows so that every source counts the same: what is asked comes from no one of them.
 
-    A source of few rows counts less, lest one of them decide a threshold.
+    A source of few rows counts less, lest one of them decide a threshold. The sum is 1.
     """
     sizes = Counter(row.source for row in rows)
-    return np.array([1.0 / max(sizes[row.source], _FEW_ROWS) for row in rows])
+    weights = np.array([1.0 / max(sizes[row.source], _FEW_ROWS) for row in rows])
+    return np.asarray(weights / max(weights.sum(), 1e-12))
 
 
 def _catching(outside: FloatArray, share: float) -> float:

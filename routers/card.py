@@ -79,7 +79,7 @@ def _escalation(settings: Mapping[str, Any]) -> Iterator[str]:
     """Say of a cascade which prompts its cheap router answers."""
     if "escalated" in settings:
         yield (
-            f"A bag of words answers alone where it is {settings['escalate_below']:.3f} sure or "
+            f"Its cheap stage answers alone where it is {settings['escalate_below']:.3f} sure or "
             f"more; for {settings['escalated']:.0%} of the hold-out the encoder was asked too."
         )
 

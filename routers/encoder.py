@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +74,12 @@ class SentenceEncoder:
 
     Attributes
     ----------
+    folder : Path
+    tokenizer : Tokenizer
     n_dims : int
         Length of a vector.
+    n_tokens : int
+        Size of the vocabulary.
     active_params_b : float
         10^9 parameters of the model.
     digest : str
@@ -90,13 +95,15 @@ class SentenceEncoder:
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         self.max_tokens = max_tokens
+        self.folder = folder
         self._paths = (folder / ENCODER_FILE, folder / TOKENIZER_FILE)
         self.digest = _digest_of(folder, max_tokens)
         self._session = _load_session(self._paths[0])
-        self._tokenizer = _load_tokenizer(self._paths[1])
+        self.tokenizer = _load_tokenizer(self._paths[1])
+        self.n_tokens = self.tokenizer.get_vocab_size()
         self.n_dims = int(self._session.get_outputs()[0].shape[-1])
         self.active_params_b = _n_params(self._session, self._paths[0]) / 1e9
-        self._prefix, self._suffix = _special_ids(self._tokenizer)
+        self._prefix, self._suffix = _special_ids(self.tokenizer)
         self._room = max_tokens - len(self._prefix) - len(self._suffix)
         if self._room < 4:
             raise ValueError(
@@ -111,7 +118,7 @@ class SentenceEncoder:
 
     def reading(self, max_tokens: int) -> SentenceEncoder:
         """Return the same encoder, reading at most so many tokens of a text."""
-        return SentenceEncoder(self._paths[0].parent, min(max_tokens, self.max_tokens))
+        return SentenceEncoder(self.folder, min(max_tokens, self.max_tokens))
 
     def read(self, text: str) -> Reading:
         """Tell what of a text is given to the model."""
@@ -152,14 +159,40 @@ class SentenceEncoder:
                 progress("embedding", index + 1, len(texts))
         return vectors
 
+    def encode_tokens(self, token_ids: Sequence[int], progress: Progress = silent) -> FloatArray:
+        """Return the vector of every token as a text of its own.
+
+        Parameters
+        ----------
+        token_ids : sequence of int, length n_ids
+            Each in [0, `n_tokens`).
+        progress : Progress
+            Told after every token.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_ids, n_dims)
+            Rows have unit length.
+        """
+        vectors = np.empty((len(token_ids), self.n_dims))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            alone = (self._framed([token_id]) for token_id in token_ids)
+            for index, vector in enumerate(pool.map(self._run, alone)):
+                vectors[index] = vector
+                progress("asking what words mean", index + 1, len(token_ids))
+        return vectors
+
     def _encode_one(self, text: str) -> FloatArray:
-        token_ids = np.array([self.read(text).token_ids], dtype=np.int64)
-        (token_embeddings,) = self._session.run(None, {"input_ids": token_ids})
+        return self._run(self.read(text).token_ids)
+
+    def _run(self, token_ids: tuple[int, ...]) -> FloatArray:
+        feed = {"input_ids": np.array([token_ids], dtype=np.int64)}
+        (token_embeddings,) = self._session.run(None, feed)
         mean = token_embeddings[0].mean(axis=0, dtype=np.float64)
         return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12))
 
     def _tokenize(self, text: str) -> Encoding:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _read_ends(self, start: Encoding, end: Encoding, end_chars: int, n_chars: int) -> Reading:
         """Read the first tokens of one encoding and the last of another, `end_chars` long."""
@@ -208,9 +241,26 @@ def _n_params(session: onnxruntime.InferenceSession, path: Path) -> int:
 
 def _load_tokenizer(path: Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        return parse_tokenizer(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be a tokenizer; {error}") from error
+
+
+@lru_cache(maxsize=2)
+def parse_tokenizer(text: str) -> Tokenizer:
+    """Return the tokenizer that a ``tokenizer.json`` holds; it cuts and pads nothing.
+
+    The same text gets the same object: it takes megabytes, and all parts of a router may use one.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
-        raise ValueError(f"{path} must be a tokenizer; tokenizers says: {error}") from error
+        raise ValueError(f"tokenizers says: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -15,6 +15,8 @@ _CLASSES = {
     "knn": "routers.knn:KnnRouter",
     "finetuned": "routers.finetuned:FinetunedRouter",
     "bag": "routers.bag:BagRouter",
+    "static": "routers.static:StaticRouter",
+    "mean": "routers.mean:MeanRouter",
     "cascade": "routers.cascade:CascadeRouter",
     "language_gate": "routers.language_gate:LanguageGate",
 }

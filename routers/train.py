@@ -63,7 +63,7 @@ def train(
     options : TrainOptions
     progress : Progress
     unseen : sequence of Row
-        Rows of other sources, added to the hold-out.
+        Rows of other sources, added to the hold-out; see `routers.calibrate.calibrate`.
 
     Returns
     -------
@@ -78,8 +78,8 @@ def train(
     used = prepare(rows, options)
     training, held_out = data.split(used, options.held_out, options.seed)
     router.fit([row.prompt for row in training], [row.category for row in training], progress)
+    answers = calibrate(router, held_out, out_of_scope, options.goal, progress, unseen)
     held_out = [*held_out, *unseen]
-    answers = calibrate(router, held_out, out_of_scope, options.goal, progress)
     return {
         "options": asdict(options),
         "data": {

@@ -16,9 +16,11 @@ from routers.finetuned import FinetunedRouter, Recipe
 from routers.knn import KnnRouter
 from routers.language_gate import LanguageGate
 from routers.linear import LinearRouter
+from routers.mean import MeanRouter
 from routers.registry import StoredRouter
+from routers.static import StaticRouter
 
-TYPES = ("linear", "knn", "finetuned", "bag", "cascade")
+TYPES = ("linear", "knn", "finetuned", "bag", "static", "cascade")
 _MAX_TOKENS = 64
 
 
@@ -77,8 +79,13 @@ def _of_type(plan: Plan, seed: int, scratch: Path) -> StoredRouter:
         return _finetuned(plan, seed, scratch)
     if plan.type == "cascade":
         kept = replace(plan, encoder=plan.encoder or str(DEFAULT_FOLDER))
-        return CascadeRouter(BagRouter(plan.name), _finetuned(kept, seed, scratch), plan.name)
+        strong = _finetuned(kept, seed, scratch)
+        words = StaticRouter(lambda: strong.encoder, plan.name)
+        cheap = MeanRouter(BagRouter(plan.name), words, plan.name)
+        return CascadeRouter(cheap, strong, plan.name)
     encoder = _open_encoder(plan, scratch)
+    if plan.type == "static":
+        return StaticRouter(lambda: encoder, plan.name)
     if plan.type == "knn":
         return KnnRouter(encoder, plan.name)
     return LinearRouter(encoder, plan.name)

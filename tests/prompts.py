@@ -13,7 +13,7 @@ from routers.data import Row
 from routers.encoder import SentenceEncoder
 
 
-def prompt_for_the_bag() -> str:
+def prompt_for_the_cheap_stage() -> str:
     """Return a new prompt of which the default router's cheap stage is surely sure."""
     return f"Write a Python function that sorts a list of {uuid4().int % 10**12} integers."
 

@@ -16,7 +16,9 @@ from routers.finetuned import FinetunedRouter
 from routers.knn import KnnRouter
 from routers.language_gate import LanguageGate
 from routers.linear import LinearRouter
+from routers.mean import MeanRouter
 from routers.registry import StoredRouter, router_types
+from routers.static import StaticRouter
 from tests.prompts import NASTY, shipped_encoder, toy_rows
 
 ROWS = toy_rows()
@@ -28,11 +30,14 @@ HELD_OUT_LABELS = [row.category for row in ROWS[1::2]]
 
 def untrained(type_name: str) -> StoredRouter:
     encoder = shipped_encoder()
+    static = StaticRouter(shipped_encoder, "toy")
     routers: dict[str, StoredRouter] = {
         "linear": LinearRouter(encoder, "toy"),
         "knn": KnnRouter(encoder, "toy"),
         "finetuned": FinetunedRouter(encoder, "toy"),
         "bag": BagRouter("toy"),
+        "static": static,
+        "mean": MeanRouter(BagRouter("toy"), static, "toy"),
         "cascade": CascadeRouter(BagRouter("toy"), KnnRouter(encoder, "toy"), "toy"),
         "language_gate": LanguageGate(LinearRouter(encoder, "toy"), "general"),
     }

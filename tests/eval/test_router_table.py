@@ -21,9 +21,26 @@ def run(folder: Path, *more: object) -> Result:
 
 def test_the_table_is_printed(tmp_path: Path) -> None:
     header, rule, row = run(tmp_path).stdout.splitlines()
-    assert header == "| router | 10^6 parameters | exam | ms at 20 / 100 / 500 tokens |"
+    assert header == (
+        "| router | 10^6 parameters | exam | typed otherwise / a sentence added "
+        "| ms at 20 / 100 / 500 tokens |"
+    )
     assert header.count("|") == rule.count("|") == row.count("|")
+    otherwise, added = map(float, row.split("|")[4].split("/"))
+    assert 0.9 < otherwise <= 1 >= added > 0.9
     assert row.startswith("| toy (bag) | 0.0 | 1.000 (1.000 to 1.000) / 1.000 / ")
+
+
+def test_an_expert_is_measured_as_a_router(tmp_path: Path) -> None:
+    row = run(tmp_path, "--llm", "general", "--llm-rows", 2).stdout.splitlines()[-1]
+    assert row.startswith("| llm-general (llm), 2 rows of each set | 134.5 | ")
+    assert min(map(float, row.split("|")[-2].split("/"))) > 0
+
+
+def test_an_expert_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    result = run(tmp_path, "--llm", "nobody")
+    assert result.exit_code == 2
+    assert "llm=nobody: no expert 'nobody'. Allowed: general" in result.stderr
 
 
 def test_the_table_is_written_between_the_marks(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from gateway.cache.link import RETRY_AFTER_S, connect
 from gateway.errors import ConfigError
 from routers.artifact import load_router
 from routers.base import Router
-from tests.prompts import prompt_for_the_bag, prompt_for_the_encoder
+from tests.prompts import prompt_for_the_cheap_stage, prompt_for_the_encoder
 from tests.servers import (
     REPO,
     Gateway,
@@ -102,7 +102,7 @@ def test_what_is_answered_at_once_is_kept_in_the_process_alone(
     gateway: Gateway, valkey: Valkey
 ) -> None:
     wait_until_kept(gateway, valkey)
-    text = prompt_for_the_bag()
+    text = prompt_for_the_cheap_stage()
     found = [gateway.chat("auto", text, temperature=t).headers["x-coe-cache"] for t in (0, 1)]
     assert found == ["miss", "hit"]
     fetched = gateway.chat("auto", prompt_for_the_encoder())

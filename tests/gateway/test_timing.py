@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.prompts import prompt_for_the_bag, prompt_for_the_encoder
+from tests.prompts import prompt_for_the_cheap_stage, prompt_for_the_encoder
 from tests.servers import Gateway, UpstreamServer, run_gateway, wait_for, write_experts
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -18,7 +18,7 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 
 @pytest.mark.parametrize(
     ("prompt", "routing"),
-    [(prompt_for_the_bag, "classify"), (prompt_for_the_encoder, "classify cache queue")],
+    [(prompt_for_the_cheap_stage, "classify"), (prompt_for_the_encoder, "classify cache queue")],
     ids=["at once", "with the encoder"],
 )
 def test_the_steps_of_a_request_are_timed_where_asked(

@@ -143,5 +143,19 @@ def test_every_source_counts_the_same_in_the_temperature() -> None:
     assert router.temperature > 3 * alone
 
 
+def test_unseen_sources_together_count_as_much_as_all_others() -> None:
+    rows = toy_rows()
+    unseen = [Row(row.prompt, "general", f"new {row.category}") for row in rows[::9]]
+    router = BagRouter("toy").fit([row.prompt for row in rows], [row.category for row in rows])
+
+    def temperature(n_sources: int, *unseen: Row) -> float:
+        held_out = [Row(row.prompt, row.category, str(i % n_sources)) for i, row in enumerate(rows)]
+        answered = calibrate(router, held_out, [], Goal(), unseen=unseen)
+        assert len(answered) == len(rows) + len(unseen)
+        return router.temperature
+
+    assert temperature(1, *unseen) == temperature(6, *unseen) > temperature(6)
+
+
 def test_without_a_general_category_the_margin_is_the_confidence() -> None:
     assert margins(np.array([[0.7, 0.3]]), ("coding", "math")).tolist() == [0.7]

@@ -5,8 +5,7 @@ import pytest
 
 from routers.bag import BagRouter
 from routers.base import FloatArray
-from routers.calibrate import tempered
-from routers.cascade import CascadeRouter, choose_escalation, fit_mean, mean
+from routers.cascade import CascadeRouter, choose_escalation
 from routers.knn import KnnRouter
 from tests.prompts import shipped_encoder, toy_rows
 
@@ -50,22 +49,6 @@ def test_a_text_that_counts_more_may_not_be_lost() -> None:
     assert escalation(cheap, rows(*[0.9] * 1000), np.append(np.ones(999), 2.0)) == 0.9
 
 
-def test_routers_that_err_differently_are_averaged() -> None:
-    truth = np.arange(4) % 2
-    right = np.where(truth[:, np.newaxis] == np.arange(2), 0.8, 0.2)
-    strong, cheap = right.copy(), right.copy()
-    strong[0], cheap[1] = strong[0, ::-1], [0.6, 0.4]
-    share, temperature = fit_mean(cheap, strong, truth, np.ones(4))
-    assert share > 0
-    assert temperature > 0
-
-
-def test_a_cheap_router_that_only_errs_has_no_share() -> None:
-    truth = np.zeros(4, dtype=np.int64)
-    strong = rows(0.9, 0.9, 0.9, 0.9)
-    assert fit_mean(strong[:, ::-1], strong, truth, np.ones(4))[0] == 0
-
-
 @pytest.fixture(scope="module")
 def cascade() -> CascadeRouter:
     prompts = [row.prompt for row in toy_rows()]
@@ -85,8 +68,7 @@ def test_sure_answers_are_the_cheap_routers_and_others_the_mean_of_both(
     cheap, strong = cascade.cheap.predict_proba(TEXTS), cascade.strong.predict_proba(TEXTS)
     sure = cheap.max(axis=1) >= cascade.escalate_below
     assert 0 < sure.sum() < len(TEXTS)
-    both = tempered(mean(cheap, strong, cascade.cheap_share), cascade.temperature)
-    expected = np.where(sure[:, np.newaxis], cheap, both)
+    expected = np.where(sure[:, np.newaxis], cheap, cascade.mean.of(cheap, strong))
     assert cascade.predict_proba(TEXTS).tobytes() == expected.tobytes()
 
 

@@ -35,6 +35,14 @@ def test_progress_is_told_for_every_text() -> None:
     assert told == [("embedding", 1, 2), ("embedding", 2, 2)]
 
 
+def test_a_token_means_what_it_means_as_a_text() -> None:
+    encoder = shipped_encoder()
+    cat, tax = (encoder.read(word).token_ids[1] for word in ("cat", "tax"))
+    vectors = encoder.encode_tokens([cat, tax])
+    assert vectors.tobytes() == encoder.encode(["cat", "tax"]).tobytes()
+    assert cat < encoder.n_tokens > tax
+
+
 def test_a_short_text_is_read_whole() -> None:
     reading = shipped_encoder().read("one two three")
     assert reading.complete

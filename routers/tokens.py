@@ -1,0 +1,128 @@
+"""What every token of an encoder's vocabulary means on its own; a text is the mean of its tokens.
+
+Static embeddings, as Model2Vec distils them from a sentence encoder: no transformer runs to answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from routers.arrays import AnyArray, read_arrays, write_arrays
+from routers.bag import both_ends
+from routers.base import FloatArray
+from routers.encoder import TOKENIZER_FILE, SentenceEncoder, parse_tokenizer
+from routers.progress import Progress, silent
+
+TOKENS_FILE = "tokens.npz"
+
+_N_DIMS = 128
+_LARGEST = 63
+"""Of a number in a vector: seven bits are enough, and are stored in less space than eight."""
+
+
+class TokenVectors:
+    """Text -> mean of its tokens' vectors; safe to share between threads.
+
+    Parameters
+    ----------
+    vectors : ndarray of int8, shape (n_tokens, n_dims)
+        Of every token of the vocabulary.
+    tokenizer : str
+        Content of a ``tokenizer.json`` of the `tokenizers` library.
+
+    Attributes
+    ----------
+    n_dims : int
+        Length of a vector.
+    n_params : int
+        Numbers in all vectors.
+    digest : str
+        SHA-256 over everything that decides a text's vector.
+
+    Raises
+    ------
+    ValueError
+        The tokenizer is none, or has another vocabulary than the vectors.
+    """
+
+    def __init__(self, vectors: npt.NDArray[np.int8], tokenizer: str) -> None:
+        self._vectors = vectors
+        self._text = tokenizer
+        self._tokenizer = parse_tokenizer(tokenizer)
+        n_tokens = self._tokenizer.get_vocab_size()
+        if vectors.ndim != 2 or len(vectors) != n_tokens or vectors.dtype != np.int8:
+            raise ValueError(
+                f"{TOKENS_FILE} must hold {n_tokens} rows of int8, one for each token; "
+                f"got {vectors.dtype} of shape {vectors.shape}"
+            )
+        self.n_dims = vectors.shape[1]
+        self.n_params = vectors.size
+        content = hashlib.sha256(tokenizer.encode())
+        content.update(vectors.tobytes())
+        self.digest = content.hexdigest()
+
+    @classmethod
+    def of(cls, encoder: SentenceEncoder, progress: Progress = silent) -> Self:
+        """Ask an encoder what each of its tokens means, or read what was asked when it was made.
+
+        Parameters
+        ----------
+        encoder : SentenceEncoder
+        progress : Progress
+            Told after every token; the 30,000 of MiniLM take half a minute.
+        """
+        asked_before = next(encoder.folder.rglob(TOKENS_FILE), None)
+        if asked_before is not None:
+            return cls.load(asked_before.parent)
+        meant = encoder.encode_tokens(range(encoder.n_tokens), progress)
+        vectors = _quantised(_principal(meant, _N_DIMS))
+        return cls(vectors, (encoder.folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote; raises ValueError or OSError when the files are not that."""
+        arrays = read_arrays(folder / TOKENS_FILE)
+        return cls(arrays["vectors"], arrays["tokenizer"].tobytes().decode())
+
+    def save(self, folder: Path) -> None:
+        """Write vectors and tokenizer into a folder, as ``tokens.npz``."""
+        tokenizer = np.frombuffer(self._text.encode(), dtype=np.uint8)
+        write_arrays(folder / TOKENS_FILE, {"vectors": self._vectors, "tokenizer": tokenizer})
+
+    def embed(self, text: str) -> FloatArray:
+        """Return the mean of the vectors of a text's tokens, each token once.
+
+        Parameters
+        ----------
+        text : str
+            Any string; of a long one both ends are read, see `routers.bag.both_ends`.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_dims,)
+            Of length sqrt(n_dims); zeros for a text without tokens.
+        """
+        clean = both_ends(text).encode("utf-8", "replace").decode("utf-8")
+        token_ids = {*self._tokenizer.encode(clean, add_special_tokens=False).ids}
+        summed = self._vectors[[*token_ids]].sum(axis=0, dtype=np.int64)  # whole: any order
+        length = max(float(np.linalg.norm(summed)), 1.0)
+        return np.asarray(summed * (np.sqrt(self.n_dims) / length))
+
+
+def _principal(vectors: FloatArray, n_dims: int) -> FloatArray:
+    """Centre vectors and keep the dimensions in which they differ most."""
+    centred = vectors - vectors.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    kept = axes[:, : -n_dims - 1 : -1]
+    return np.asarray(centred @ (kept * np.sign(kept.sum(axis=0))))
+
+
+def _quantised(vectors: AnyArray) -> npt.NDArray[np.int8]:
+    """Scale every dimension to whole numbers up to `_LARGEST`."""
+    largest = np.maximum(np.abs(vectors).max(axis=0), 1e-12)
+    return np.asarray(np.round(vectors * (_LARGEST / largest)), dtype=np.int8)
