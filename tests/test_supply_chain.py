@@ -13,10 +13,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from routers.artifact import DEFAULT_FOLDER, read_card
 from tests.servers import REPO
 
 FORBIDDEN = ("1.82.7", "1.82.8", "1.107.0")
-PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 
 
 def pins(name: str) -> dict[str, str]:
@@ -40,6 +42,12 @@ def test_every_locked_release_has_a_hash(name: str) -> None:
     entries = [line for line in text.splitlines() if line.strip()]
     assert entries
     assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", entry) for entry in entries)
+
+
+def test_every_file_of_the_default_router_is_packaged() -> None:
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["routers"]
+    packaged = {path for pattern in patterns for path in (REPO / "routers").glob(pattern)}
+    assert {DEFAULT_FOLDER / name for name in read_card(DEFAULT_FOLDER).files} <= packaged
 
 
 def test_forbidden_releases_are_excluded() -> None:
