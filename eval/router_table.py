@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 import click
+import numpy as np
 
 from eval.notes import write_table
 from eval.robustness import ADDED, stability
@@ -21,7 +22,7 @@ from eval.router import evaluate
 from gateway.errors import ConfigError
 from gateway.teacher import PREFIX, open_teacher
 from routers.artifact import load_router
-from routers.base import Router
+from routers.base import FloatArray, Router, RouterError
 from routers.cli import wrong_use
 from routers.data import Row, capped, read_labelled
 from routers.language_gate import LanguageGate
@@ -30,7 +31,7 @@ from routers.latency import latency_ms
 _START = "<!-- table: python -m eval.router_table -->"
 _PATH = click.Path(path_type=Path)
 _CHANGED_PROMPTS = 250
-"""Of each set, the first so many are changed."""
+"""Of each set, so many are changed."""
 _TIMED_PROMPTS = 5
 """Of each set, for an LLM router."""
 
@@ -39,7 +40,13 @@ _TIMED_PROMPTS = 5
 @click.argument("folders", metavar="DIR...", nargs=-1, required=True, type=_PATH)
 @click.option("--data", "files", multiple=True, required=True, type=_PATH, help="A test set.")
 @click.option("--llm", "expert", help="Measure this expert of experts.yaml as a router too.")
-@click.option("--llm-rows", default=200, show_default=True, help="Of each set, as it is slow.")
+@click.option(
+    "--llm-rows",
+    type=click.IntRange(1),
+    default=200,
+    show_default=True,
+    help="Of each set, as it is slow.",
+)
 @click.option("--write", "note", type=_PATH, help="Note whose marked table is replaced.")
 def main(
     folders: tuple[Path, ...],
@@ -64,11 +71,12 @@ def _write(
     note: Path | None,
 ) -> None:
     sets = {file.name.split(".")[0]: read_labelled([file])[0] for file in files}
-    lines = [*_head(sets), *(_measured(load_router(folder), sets) for folder in folders)]
+    routers = [load_router(folder) for folder in folders]
+    last = []
     if expert is not None:
         with open_teacher(PREFIX + expert) as llm:
-            lines.append(_of_llm(llm, sets, llm_rows))
-    table = "\n".join(lines)
+            last.append(_of_llm(llm, sets, llm_rows))
+    table = "\n".join([*_head(sets), *(_measured(router, sets) for router in routers), *last])
     if note is None:
         click.echo(table)
     else:
@@ -85,7 +93,7 @@ def _head(sets: Mapping[str, Sequence[Row]]) -> Iterator[str]:
 
 def _measured(router: Router, sets: Mapping[str, Sequence[Row]]) -> str:
     asked = [row.prompt for rows in sets.values() for row in rows]
-    changed = [row.prompt for rows in sets.values() for row in rows[:_CHANGED_PROMPTS]]
+    changed = [row.prompt for rows in _some(sets, _CHANGED_PROMPTS).values() for row in rows]
     kept = stability(router, changed, seed=0)
     added = fmean(kept.pop(name) for name in ADDED)
     within = router.router if isinstance(router, LanguageGate) else router
@@ -101,10 +109,35 @@ def _measured(router: Router, sets: Mapping[str, Sequence[Row]]) -> str:
 
 def _of_llm(router: Router, sets: Mapping[str, Sequence[Row]], n_rows: int) -> str:
     """Measure by the clock, and on few rows: the model is another process, and slow."""
-    few = {name: capped(rows, n_rows, lambda _: "", seed=0) for name, rows in sets.items()}
-    asked = [row.prompt for rows in few.values() for row in rows[:_TIMED_PROMPTS]]
-    spent = latency_ms(router, asked, time.perf_counter)
-    return _line(f"{router.name} (llm), {n_rows} rows of each set", router, few, "", spent)
+    timed = [row.prompt for rows in _some(sets, _TIMED_PROMPTS).values() for row in rows]
+    few = _some(sets, n_rows)
+    asked = _Undecided(router)
+    spent = latency_ms(asked, timed, time.perf_counter)
+    return _line(f"{router.name} (llm), {n_rows} rows of each set", asked, few, "", spent)
+
+
+class _Undecided:
+    """A router that finds all categories alike where the one within does not answer."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.name, self.version, self.categories_ = router.name, router.version, router.categories_
+        self.active_params_b, self.min_margin = router.active_params_b, router.min_margin
+
+    def predict_proba(self, texts: Sequence[str]) -> FloatArray:
+        """See `routers.base.Router.predict_proba`."""
+        return np.array([self._row(text) for text in texts])
+
+    def _row(self, text: str) -> FloatArray:
+        try:
+            return np.asarray(self._router.predict_proba([text])[0])
+        except RouterError:
+            return np.full(len(self.categories_), 1 / len(self.categories_))
+
+
+def _some(sets: Mapping[str, Sequence[Row]], n_rows: int) -> dict[str, list[Row]]:
+    """Draw so many rows of each set."""
+    return {name: capped(rows, n_rows, lambda _: "", seed=0) for name, rows in sets.items()}
 
 
 def _line(

@@ -166,7 +166,7 @@ def _write(router: StoredRouter, folder: Path, training: Mapping[str, Any]) -> C
         files=_hash_files(folder),
         training=dict(training),
     )
-    text = json.dumps(msgspec.to_builtins(card), indent=2, ensure_ascii=False)
+    text = json.dumps(msgspec.to_builtins(card), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
     (folder / README_FILE).write_text(render(card), encoding="utf-8")
     return card

@@ -71,8 +71,8 @@ def calibrate(
     goal : Goal
     progress : Progress
     unseen : sequence of Row
-        Labelled prompts of sources that nothing was trained on. Together they count as much as
-        `held_out` does: users' prompts may be like either.
+        Labelled prompts of sources that nothing was trained on. In what the router fits they count
+        together as much as `held_out` does: users' prompts may be like either.
 
     Returns
     -------
@@ -122,11 +122,10 @@ def choose_min_margin(inside: Answers, outside: FloatArray, goal: Goal) -> float
 def _source_weights(rows: Sequence[Row]) -> FloatArray:
     """Weigh rows so that every source counts the same: what is asked comes from no one of them.
 
-    A source of few rows counts less, lest one of them decide a threshold. The sum is 1.
+    A source of few rows counts less, lest one of them decide a threshold. The sum is 1 or less.
     """
     sizes = Counter(row.source for row in rows)
-    weights = np.array([1.0 / max(sizes[row.source], _FEW_ROWS) for row in rows])
-    return np.asarray(weights / max(weights.sum(), 1e-12))
+    return np.array([1.0 / (max(sizes[row.source], _FEW_ROWS) * len(sizes)) for row in rows])
 
 
 def _catching(outside: FloatArray, share: float) -> float:

@@ -74,7 +74,7 @@ class CascadeRouter:
 
     def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent) -> Self:
         """See `routers.base.TrainableRouter.fit`."""
-        self.speller = Speller.of(self.strong.encoder.tokenizer, texts, progress)
+        self.speller = Speller.of(self.strong.encoder, texts, progress)
         read = self._read(texts)
         self.strong.fit(read, labels, progress)
         answers = self._strong_answers(read, progress)
@@ -142,7 +142,8 @@ class CascadeRouter:
         both = mean.of(cheap, strong)
         threshold = choose_escalation(cheap, both, truth, weights)
         unsure = cheap.max(axis=1) < threshold
-        self._set_calibration(threshold, float(unsure.mean()), mean)
+        escalated = float(unsure.mean()) if len(unsure) else 1.0
+        self._set_calibration(threshold, escalated, mean)
         return np.where(unsure[:, np.newaxis], both, cheap)
 
     def write(self, folder: Path) -> dict[str, Any]:
@@ -161,11 +162,15 @@ class CascadeRouter:
         cls, folder: Path, name: str, categories: tuple[str, ...], settings: Mapping[str, Any]
     ) -> Self:
         """See `routers.registry.StoredRouter.load`."""
-        router = cls(
-            restored(folder / _CHEAP_FOLDER, name, categories, settings["cheap"]),
-            restored(folder, name, categories, settings["strong"]),
-            name,
-        )
+        if "type" not in settings["cheap"]:
+            raise ValueError("an earlier version made it: train it again")
+        cheap = restored(folder / _CHEAP_FOLDER, name, categories, settings["cheap"])
+        strong = restored(folder, name, categories, settings["strong"])
+        if not (hasattr(cheap, "imitate") and isinstance(strong, EmbeddingRouter)):
+            raise ValueError(
+                f"{cheap.type} cannot be its cheap part or {strong.type} its strong one"
+            )
+        router = cls(cheap, strong, name)
         router.speller = Speller.load(router.strong.encoder.tokenizer, folder)
         router._set_calibration(
             settings["escalate_below"], settings["escalated"], Mean(**settings["mean"])

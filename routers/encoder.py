@@ -78,8 +78,6 @@ class SentenceEncoder:
     tokenizer : Tokenizer
     n_dims : int
         Length of a vector.
-    n_tokens : int
-        Size of the vocabulary.
     active_params_b : float
         10^9 parameters of the model.
     digest : str
@@ -97,10 +95,9 @@ class SentenceEncoder:
         self.max_tokens = max_tokens
         self.folder = folder
         self._paths = (folder / ENCODER_FILE, folder / TOKENIZER_FILE)
-        self.digest = _digest_of(folder, max_tokens)
+        self.digest = _digest_of(folder, str(max_tokens))
         self._session = _load_session(self._paths[0])
         self.tokenizer = _load_tokenizer(self._paths[1])
-        self.n_tokens = self.tokenizer.get_vocab_size()
         self.n_dims = int(self._session.get_outputs()[0].shape[-1])
         self.active_params_b = _n_params(self._session, self._paths[0]) / 1e9
         self._prefix, self._suffix = _special_ids(self.tokenizer)
@@ -115,6 +112,10 @@ class SentenceEncoder:
         """Copy the encoder's two files into a folder."""
         for path in self._paths:
             shutil.copyfile(path, folder / path.name)
+
+    def file_digest(self) -> str:
+        """Return a SHA-256 over the model and its tokenizer, however much it reads."""
+        return _digest_of(self.folder, "")
 
     def reading(self, max_tokens: int) -> SentenceEncoder:
         """Return the same encoder, reading at most so many tokens of a text."""
@@ -165,7 +166,7 @@ class SentenceEncoder:
         Parameters
         ----------
         token_ids : sequence of int, length n_ids
-            Each in [0, `n_tokens`).
+            Each in [0, `n_ids`) of the tokenizer.
         progress : Progress
             Told after every token.
 
@@ -207,9 +208,14 @@ class SentenceEncoder:
         return (*self._prefix, *token_ids, *self._suffix)
 
 
-def _digest_of(folder: Path, max_tokens: int) -> str:
-    """Return a SHA-256 over everything that decides the vectors of an encoder."""
-    content = hashlib.sha256(str(max_tokens).encode())
+def n_ids(tokenizer: Tokenizer) -> int:
+    """Return one more than the highest id of a token; ids may have gaps."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
+def _digest_of(folder: Path, settings: str) -> str:
+    """Return a SHA-256 over what decides the vectors of an encoder."""
+    content = hashlib.sha256(settings.encode())
     for name in (ENCODER_FILE, TOKENIZER_FILE):
         content.update((folder / name).read_bytes())
     return content.hexdigest()

@@ -88,6 +88,7 @@ class MeanRouter:
     Parameters
     ----------
     first, second : ImitatingRouter
+        Of two types.
     name : str
         See `routers.base.Router`.
 
@@ -103,6 +104,8 @@ class MeanRouter:
     type: ClassVar[str] = "mean"
 
     def __init__(self, first: ImitatingRouter, second: ImitatingRouter, name: str) -> None:
+        if first.type == second.type:
+            raise ValueError(f"a mean must have routers of two types; got two of {first.type}")
         self.first = first
         self.second = second
         self.name = name

@@ -11,13 +11,14 @@ from typing import Self
 
 from tokenizers import Tokenizer
 
+from routers.encoder import SentenceEncoder
 from routers.progress import Progress, silent
 
 WORDS_FILE = "words.txt"
 
 _WINDOW_CHARS = 1_000
-"""Read at each end of a text: no router looks further in."""
-_WORD = re.compile(r"\b[A-Za-z]{5,}\b")
+"""Looked at at each end of a text."""
+_WORD = re.compile(r"\b[A-Za-z]{5,24}\b")
 _TEXTS_OF_A_WORD = 3
 """A word of so many training prompts is no misspelling."""
 
@@ -28,7 +29,8 @@ class Speller:
     Only words that neither an encoder's vocabulary nor the training prompts hold are looked at, and
     only these three slips: letters dropped or replaced make other words too often. Of several
     words that could be meant it takes the one that comes first in the vocabulary, which is sorted
-    by how common words are.
+    by how common words are. That is so of the lower-case vocabularies of BERT; with any other
+    tokenizer texts stay as they are.
 
     Parameters
     ----------
@@ -50,18 +52,24 @@ class Speller:
 
     def __init__(self, tokenizer: Tokenizer, words: Iterable[str] = ()) -> None:
         self._id_of = tokenizer.token_to_id
+        self._knows_words = _is_like_bert(tokenizer)
         self.words = frozenset(words)
         self.digest = hashlib.sha256("\n".join(sorted(self.words)).encode()).hexdigest()
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer, texts: Sequence[str], progress: Progress = silent) -> Self:
-        """Take as words also what several of some texts hold."""
+    def of(
+        cls, encoder: SentenceEncoder, texts: Sequence[str], progress: Progress = silent
+    ) -> Self:
+        """Take as words also what several texts hold, and what the encoder's artifact knew."""
+        known = encoder.folder / WORDS_FILE
+        words = cls.load(encoder.tokenizer, encoder.folder).words if known.is_file() else ()
         n_texts: Counter[str] = Counter()
         for number, text in enumerate(texts, start=1):
             n_texts.update({word.lower() for word in _WORD.findall(text)})
             progress("collecting words", number, len(texts))
         common = (word for word, n in n_texts.items() if n >= _TEXTS_OF_A_WORD)
-        return cls(tokenizer, (word for word in common if tokenizer.token_to_id(word) is None))
+        id_of = encoder.tokenizer.token_to_id
+        return cls(encoder.tokenizer, {*words, *(word for word in common if id_of(word) is None)})
 
     @classmethod
     def load(cls, tokenizer: Tokenizer, folder: Path) -> Self:
@@ -76,13 +84,18 @@ class Speller:
     def corrected(self, text: str) -> str:
         """Return a text with its words put right, in lower case where they were not.
 
-        Of a text of more than 2,000 characters only the first and the last thousand are looked at.
+        Of a text of more than 2,000 characters only the first and the last thousand are looked at,
+        up to a space.
         """
+        if not self._knows_words:
+            return text
         if len(text) <= 2 * _WINDOW_CHARS:
             return _WORD.sub(self._meant, text)
-        head, tail = text[:_WINDOW_CHARS], text[-_WINDOW_CHARS:]
-        between = text[_WINDOW_CHARS:-_WINDOW_CHARS]
-        return f"{_WORD.sub(self._meant, head)}{between}{_WORD.sub(self._meant, tail)}"
+        start = max(text.rfind(" ", 0, _WINDOW_CHARS), 0)
+        end = text.find(" ", len(text) - _WINDOW_CHARS)
+        end = len(text) if end < 0 else end
+        head, tail = _WORD.sub(self._meant, text[:start]), _WORD.sub(self._meant, text[end:])
+        return f"{head}{text[start:end]}{tail}"
 
     def _meant(self, found: re.Match[str]) -> str:
         written = found[0]
@@ -91,6 +104,13 @@ class Speller:
             return written
         ids = {id_: slip for slip in _undone(word) if (id_ := self._id_of(slip)) is not None}
         return ids[min(ids)] if ids else written
+
+
+def _is_like_bert(tokenizer: Tokenizer) -> bool:
+    """Tell whether a vocabulary is of words in lower case."""
+    normalizer = tokenizer.normalizer
+    lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
+    return lowers and type(tokenizer.model).__name__ == "WordPiece"
 
 
 def _undone(word: str) -> Iterator[str]:

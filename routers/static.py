@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +23,7 @@ _ROWS_SEEN = 1_000_000
 """Fewer rows than this are gone through several times, up to `_MAX_EPOCHS`."""
 _MAX_EPOCHS = 60
 _LEAST_PROBABILITY = 0.02
-"""What is likely to a lesser degree is not taught."""
+"""A category that is less likely for a text than this is not taught, unless it is the likeliest."""
 
 
 class StaticRouter(TemperedRouter):
@@ -140,7 +139,8 @@ def _learn(vectors: AnyArray, probabilities: FloatArray, progress: Progress) -> 
         n_hidden) and ``intercept`` (n_categories,), all float32.
     """
     neural_network = import_extra("sklearn.neural_network", "train")
-    rows, columns = np.nonzero(probabilities > _LEAST_PROBABILITY)
+    least = np.minimum(_LEAST_PROBABILITY * probabilities.sum(axis=1), probabilities.max(axis=1))
+    rows, columns = np.nonzero(probabilities >= least[:, np.newaxis])
     weights = probabilities[rows, columns]
     n_epochs = int(np.clip(round(_ROWS_SEEN / len(rows)), 1, _MAX_EPOCHS))
     network = neural_network.MLPClassifier(
@@ -148,11 +148,9 @@ def _learn(vectors: AnyArray, probabilities: FloatArray, progress: Progress) -> 
     )
     classes = np.arange(probabilities.shape[1])
     taught = vectors[rows]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # how long it learns is said here
-        for epoch in range(n_epochs):
-            network.partial_fit(taught, columns, sample_weight=weights, classes=classes)
-            progress("learning from tokens", epoch + 1, n_epochs)
+    for epoch in range(n_epochs):
+        network.partial_fit(taught, columns, sample_weight=weights, classes=classes)
+        progress("learning from tokens", epoch + 1, n_epochs)
     hidden, coef = (matrix.T for matrix in network.coefs_)
     hidden_intercept, intercept = network.intercepts_
     if len(coef) == 1:  # of two categories scikit-learn keeps the second one's logit only

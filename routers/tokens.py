@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 from typing import Self
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,13 @@ import numpy.typing as npt
 from routers.arrays import AnyArray, read_arrays, write_arrays
 from routers.bag import both_ends
 from routers.base import FloatArray
-from routers.encoder import TOKENIZER_FILE, SentenceEncoder, parse_tokenizer
+from routers.encoder import TOKENIZER_FILE, SentenceEncoder, n_ids, parse_tokenizer
 from routers.progress import Progress, silent
 
 TOKENS_FILE = "tokens.npz"
 
+_OF_CASCADE = Path("cheap", "static")
+"""Where the artifact of a cascade has the token vectors of its encoder."""
 _N_DIMS = 128
 _LARGEST = 63
 """Of a number in a vector: seven bits are enough, and are stored in less space than eight."""
@@ -34,6 +37,8 @@ class TokenVectors:
         Of every token of the vocabulary.
     tokenizer : str
         Content of a ``tokenizer.json`` of the `tokenizers` library.
+    source : str
+        `SentenceEncoder.file_digest` of the encoder that was asked.
 
     Attributes
     ----------
@@ -50,11 +55,12 @@ class TokenVectors:
         The tokenizer is none, or has another vocabulary than the vectors.
     """
 
-    def __init__(self, vectors: npt.NDArray[np.int8], tokenizer: str) -> None:
+    def __init__(self, vectors: npt.NDArray[np.int8], tokenizer: str, source: str) -> None:
         self._vectors = vectors
         self._text = tokenizer
+        self._source = source
         self._tokenizer = parse_tokenizer(tokenizer)
-        n_tokens = self._tokenizer.get_vocab_size()
+        n_tokens = n_ids(self._tokenizer)
         if vectors.ndim != 2 or len(vectors) != n_tokens or vectors.dtype != np.int8:
             raise ValueError(
                 f"{TOKENS_FILE} must hold {n_tokens} rows of int8, one for each token; "
@@ -68,7 +74,7 @@ class TokenVectors:
 
     @classmethod
     def of(cls, encoder: SentenceEncoder, progress: Progress = silent) -> Self:
-        """Ask an encoder what each of its tokens means, or read what was asked when it was made.
+        """Ask an encoder what each of its tokens means, or read what was asked before.
 
         Parameters
         ----------
@@ -76,23 +82,31 @@ class TokenVectors:
         progress : Progress
             Told after every token; the 30,000 of MiniLM take half a minute.
         """
-        asked_before = next(encoder.folder.rglob(TOKENS_FILE), None)
-        if asked_before is not None:
-            return cls.load(asked_before.parent)
-        meant = encoder.encode_tokens(range(encoder.n_tokens), progress)
+        source = encoder.file_digest()
+        if (encoder.folder / _OF_CASCADE / TOKENS_FILE).is_file():
+            asked_before = cls.load(encoder.folder / _OF_CASCADE)
+            if asked_before._source == source:
+                return asked_before
+        meant = encoder.encode_tokens(range(n_ids(encoder.tokenizer)), progress)
         vectors = _quantised(_principal(meant, _N_DIMS))
-        return cls(vectors, (encoder.folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+        tokenizer = (encoder.folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+        return cls(vectors, tokenizer, source)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote; raises ValueError or OSError when the files are not that."""
-        arrays = read_arrays(folder / TOKENS_FILE)
-        return cls(arrays["vectors"], arrays["tokenizer"].tobytes().decode())
+        try:
+            arrays = read_arrays(folder / TOKENS_FILE)
+            texts = (arrays[name].tobytes().decode() for name in ("tokenizer", "source"))
+            return cls(arrays["vectors"], *texts)
+        except (KeyError, ValueError, BadZipFile) as error:
+            raise ValueError(f"{folder / TOKENS_FILE} must hold token vectors: {error}") from error
 
     def save(self, folder: Path) -> None:
         """Write vectors and tokenizer into a folder, as ``tokens.npz``."""
-        tokenizer = np.frombuffer(self._text.encode(), dtype=np.uint8)
-        write_arrays(folder / TOKENS_FILE, {"vectors": self._vectors, "tokenizer": tokenizer})
+        texts = {"tokenizer": self._text, "source": self._source}
+        arrays = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+        write_arrays(folder / TOKENS_FILE, {"vectors": self._vectors, **arrays})
 
     def embed(self, text: str) -> FloatArray:
         """Return the mean of the vectors of a text's tokens, each token once.

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -7,6 +10,7 @@ from routers.bag import BagRouter
 from routers.base import FloatArray
 from routers.cascade import CascadeRouter, choose_escalation
 from routers.knn import KnnRouter
+from routers.linear import LinearRouter
 from tests.prompts import shipped_encoder, toy_rows
 
 
@@ -49,10 +53,12 @@ def test_a_text_that_counts_more_may_not_be_lost() -> None:
     assert escalation(cheap, rows(*[0.9] * 1000), np.append(np.ones(999), 2.0)) == 0.9
 
 
+PROMPTS_AND_LABELS = tuple(zip(*((row.prompt, row.category) for row in toy_rows()), strict=True))
+
+
 @pytest.fixture(scope="module")
 def cascade() -> CascadeRouter:
-    prompts = [row.prompt for row in toy_rows()]
-    labels = [row.category for row in toy_rows()]
+    prompts, labels = PROMPTS_AND_LABELS
     router = CascadeRouter(BagRouter("toy"), KnnRouter(shipped_encoder(), "toy"), "toy")
     router.fit(prompts[::2], labels[::2])
     router.calibrate(prompts[1::2], labels[1::2], np.ones(len(prompts[1::2])))
@@ -91,3 +97,36 @@ def test_parameters_are_those_of_an_average_prompt(cascade: CascadeRouter) -> No
     cheap_b, strong_b = cascade.cheap.active_params_b, cascade.strong.active_params_b
     assert cascade.active_params_b == cheap_b + cascade.escalated * strong_b
     assert 0 <= cascade.escalated < 1
+
+
+def test_calibrated_on_nothing_the_strong_router_is_always_asked() -> None:
+    router = CascadeRouter(BagRouter("toy"), KnnRouter(shipped_encoder(), "toy"), "toy")
+    router.fit(*PROMPTS_AND_LABELS)
+    assert router.calibrate([], [], np.empty(0)).shape == (0, 3)
+    assert router.escalated == router.escalate_below == 1
+    assert router.active_params_b == router.cheap.active_params_b + router.strong.active_params_b
+
+
+def test_slips_in_spelling_do_not_matter(cascade: CascadeRouter) -> None:
+    right, slipped = "Please explain a function", "Pelase expalin a funtcion"
+    assert np.array_equal(*cascade.predict_proba([right.lower(), slipped.lower()]))
+    assert cascade.predict_proba([right]).tobytes() != cascade.predict_proba(["Pls"]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cheap: {"temperature": 1.0}, "an earlier version made it: train it again"),
+        (lambda cheap: {**cheap, "type": "linear"}, "linear cannot be its cheap part"),
+    ],
+)
+def test_an_artifact_with_another_cheap_part_is_refused(
+    cascade: CascadeRouter, tmp_path: Path, change: Any, message: str
+) -> None:
+    settings = cascade.write(tmp_path)
+    linear = LinearRouter(shipped_encoder(), "toy").fit(*PROMPTS_AND_LABELS)
+    (tmp_path / "cheap" / "head.npz").unlink()
+    linear_settings = linear.write(tmp_path / "cheap")
+    cheap = change({**settings["cheap"], "settings": linear_settings})
+    with pytest.raises(ValueError, match=message):
+        CascadeRouter.load(tmp_path, "toy", cascade.categories_, {**settings, "cheap": cheap})

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from routers.mean import Mean
+from routers.bag import BagRouter
+from routers.mean import Mean, MeanRouter
 
 
 def test_routers_that_err_differently_are_averaged() -> None:
@@ -21,3 +23,8 @@ def test_a_router_that_only_errs_has_no_share() -> None:
     truth = np.zeros(4, dtype=np.int64)
     strong = np.array([[0.9, 0.1]] * 4)
     assert Mean.fit(strong[:, ::-1], strong, truth, np.ones(4)).share == 0
+
+
+def test_two_routers_of_one_type_are_refused() -> None:
+    with pytest.raises(ValueError, match="two types; got two of bag"):
+        MeanRouter(BagRouter("a"), BagRouter("b"), "toy")

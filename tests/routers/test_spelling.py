@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
+from routers.artifact import DEFAULT_FOLDER
+from routers.encoder import SentenceEncoder
 from routers.spelling import Speller
 from tests.prompts import shipped_encoder
 
@@ -36,12 +39,24 @@ def test_words_that_are_right_keep_their_case() -> None:
     assert SPELLER.corrected(text) == text
 
 
-def test_what_several_training_prompts_hold_is_a_word() -> None:
+def encoder_alone(folder: Path) -> SentenceEncoder:
+    for name in ("encoder.onnx", "tokenizer.json"):
+        (folder / name).symlink_to(DEFAULT_FOLDER / name)
+    return SentenceEncoder(folder, max_tokens=16)
+
+
+def test_what_several_training_prompts_hold_is_a_word(tmp_path: Path) -> None:
     prompts = ["the Poisson process", "a poisson law", "Poisson again", "recieve"]
-    speller = Speller.of(shipped_encoder().tokenizer, prompts)
+    speller = Speller.of(encoder_alone(tmp_path), prompts)
     assert SPELLER.corrected("Poisson") == "poison"
     assert speller.corrected("Poisson recieve") == "Poisson receive"
     assert speller.words == {"poisson"}
+
+
+def test_what_the_artifact_of_the_encoder_knew_is_a_word(tmp_path: Path) -> None:
+    encoder = encoder_alone(tmp_path)
+    Speller(encoder.tokenizer, {"clots"}).save(tmp_path)
+    assert Speller.of(encoder, ["no word of these"] * 3).words == {"clots"}
 
 
 def test_the_words_are_kept(tmp_path: Path) -> None:
@@ -59,6 +74,22 @@ def test_both_ends_of_a_long_text_are_put_right_and_its_middle_is_not() -> None:
     assert corrected.endswith("receive " * 124)
     assert corrected.count("receive") < 260
     assert len(corrected) == len(text)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        Tokenizer(models.WordPiece({"[UNK]": 0, "Texas": 1, "taxes": 2}, unk_token="[UNK]")),
+        Tokenizer(models.BPE({"angle": 0, "Ġangel": 1}, [])),
+    ],
+    ids=["cased", "byte pairs"],
+)
+def test_with_another_kind_of_vocabulary_a_text_stays(tokenizer: Tokenizer) -> None:
+    assert Speller(tokenizer).corrected("texas taxse angel anlge") == "texas taxse angel anlge"
+
+
+def test_no_word_is_that_long() -> None:
+    assert SPELLER.corrected("functoin" * 500) == "functoin" * 500
 
 
 @given(st.text(max_size=300))

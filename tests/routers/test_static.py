@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
+from routers.arrays import write_arrays
 from routers.artifact import DEFAULT_FOLDER
 from routers.encoder import SentenceEncoder
 from routers.static import StaticRouter
@@ -81,7 +83,55 @@ def test_an_encoder_is_asked_what_its_tokens_mean(
     assert TokenVectors.load(tmp_path).digest == tokens.digest
 
 
+def test_an_encoder_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    encoder = shipped_encoder()
+    shipped = TokenVectors.load(DEFAULT_FOLDER / "cheap" / "static")
+    assert TokenVectors.of(encoder).digest == shipped.digest
+
+    for name in ("encoder.onnx", "tokenizer.json"):
+        shutil.copy(DEFAULT_FOLDER / name, tmp_path)
+    with (tmp_path / "encoder.onnx").open("ab") as file:
+        file.write(b"\x9a\x06\x00")  # an unknown, empty field
+    shutil.copytree(DEFAULT_FOLDER / "cheap", tmp_path / "cheap")
+    other = SentenceEncoder(tmp_path, max_tokens=16)
+    monkeypatch.setattr(SentenceEncoder, "encode_tokens", lambda *_: np.eye(30_522, 384))
+    assert TokenVectors.of(other).digest != shipped.digest
+
+
 def test_vectors_of_another_vocabulary_are_refused() -> None:
     tokenizer = (DEFAULT_FOLDER / "tokenizer.json").read_text()
     with pytest.raises(ValueError, match=r"tokens.npz must hold 30522 rows of int8.*\(5, 128\)"):
-        TokenVectors(np.zeros((5, 128), dtype=np.int8), tokenizer)
+        TokenVectors(np.zeros((5, 128), dtype=np.int8), tokenizer, "")
+
+
+def test_token_ids_may_have_gaps() -> None:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "hello": 1, "world": 7}, "[UNK]"))
+    vectors = np.arange(16, dtype=np.int8).reshape(8, 2)
+    tokens = TokenVectors(vectors, tokenizer.to_str(), "")
+    expected = vectors[7] / np.linalg.norm(vectors[7]) * np.sqrt(2)
+    np.testing.assert_allclose(tokens.embed("world"), expected)
+
+
+@pytest.mark.parametrize("content", [b"no archive", None])
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "tokens.npz"
+    if content is None:
+        write_arrays(path, {"vectors": np.zeros((1, 1), dtype=np.int8)})
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"tokens\.npz must hold token vectors"):
+        TokenVectors.load(tmp_path)
+
+
+def test_a_category_of_many_prompts_is_learned_too() -> None:
+    texts = ["count to {}"] * 400 + [f"word{i}" for i in range(59)]
+    labels = ["big"] * 400 + [f"small{i:02}" for i in range(59)]
+    router = StaticRouter(shipped_encoder, "toy").fit(texts, labels)
+    assert router.categories_[router.predict_proba(texts[:1])[0].argmax()] == "big"
+
+
+def test_even_rows_of_many_categories_can_be_imitated() -> None:
+    even = np.full((4, 60), 1 / 60)
+    names = tuple(f"c{i:02}" for i in range(60))
+    router = StaticRouter(shipped_encoder, "toy").imitate(list("abcd"), even, names)
+    assert router.predict_proba(["a"]).max() < 0.2
