@@ -26,6 +26,7 @@ prompts of the default router hold fills three tenths of them."""
 _KINDS_OF_BUCKETS = 3
 """All buckets, in units of those of words."""
 _RUN = 4
+_LONG_NUMBER = re.compile(r"[0-9]{5,}")
 _WORD = re.compile(r"\w+|[^\w\s]")
 _FNV_PRIME, _KNUTH = np.uint32(16777619), np.uint32(2654435761)
 _INVERSE_REGULARISATION = 10.0
@@ -121,11 +122,15 @@ class BagRouter(TemperedRouter):
         return softmax((words + runs) * self.head_["scale"] + self.head_["intercept"])
 
 
-def both_ends(text: str) -> str:
-    """Return what the cheap routers read of a text: of a long one its first and last characters."""
-    if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
-        return text
-    return f"{text[:_HEAD_CHARS]} {text[-_TAIL_CHARS:]}"
+def skimmed(text: str) -> str:
+    """Return what the cheap routers read of a text.
+
+    Of a long one its first and last characters, and of a number of five digits or more one digit:
+    its pieces would count as much as all words of a short prompt.
+    """
+    if len(text) > _HEAD_CHARS + _TAIL_CHARS:
+        text = f"{text[:_HEAD_CHARS]} {text[-_TAIL_CHARS:]}"
+    return _LONG_NUMBER.sub("9", text)
 
 
 def _regression(features: Any, targets: FloatArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
@@ -186,7 +191,7 @@ def _word_bits(n_buckets: int) -> int:
 
 def _buckets(text: str, word_bits: int) -> tuple[IntArray, IntArray]:
     """Return the buckets of a text's words and pairs, and of its runs of letters, each once."""
-    words = _WORD.findall(both_ends(text).lower())
+    words = _WORD.findall(skimmed(text).lower())
     pairs = (f"{first} {second}" for first, second in pairwise(words))
     hashes = {crc32(feature.encode("utf-8", "replace")) for feature in (*words, *pairs)}
     n_word_buckets = 1 << word_bits

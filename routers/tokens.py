@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routers.arrays import AnyArray, read_arrays, write_arrays
-from routers.bag import both_ends
+from routers.bag import skimmed
 from routers.base import FloatArray
 from routers.encoder import TOKENIZER_FILE, SentenceEncoder, n_ids, parse_tokenizer
 from routers.progress import Progress, silent
@@ -114,14 +114,14 @@ class TokenVectors:
         Parameters
         ----------
         text : str
-            Any string; of a long one both ends are read, see `routers.bag.both_ends`.
+            Any string; what of it is read says `routers.bag.skimmed`.
 
         Returns
         -------
         ndarray of float64, shape (n_dims,)
             Of length sqrt(n_dims); zeros for a text without tokens.
         """
-        clean = both_ends(text).encode("utf-8", "replace").decode("utf-8")
+        clean = skimmed(text).encode("utf-8", "replace").decode("utf-8")
         token_ids = {*self._tokenizer.encode(clean, add_special_tokens=False).ids}
         summed = self._vectors[[*token_ids]].sum(axis=0, dtype=np.int64)  # whole: any order
         length = max(float(np.linalg.norm(summed)), 1.0)

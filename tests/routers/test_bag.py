@@ -40,6 +40,13 @@ def test_both_ends_of_a_long_text_are_read_and_its_middle_is_not(bag: BagRouter)
     assert middle.tobytes() == alone.tobytes()
 
 
+def test_a_long_number_counts_as_a_short_one(bag: BagRouter) -> None:
+    short, long, year = bag.predict_proba(
+        [f"Write a Rust function for {number} users." for number in (9, 10**17, 1999)]
+    )
+    assert long.tobytes() == short.tobytes() != year.tobytes()
+
+
 def test_only_buckets_that_a_text_fell_into_count_as_parameters(bag: BagRouter) -> None:
     n_features = len({word for text in TEXTS for word in text.lower().split()})
     assert 3 * n_features < bag.active_params_b * 1e9 < bag.head_["coef"].size / 100

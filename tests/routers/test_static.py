@@ -46,6 +46,13 @@ def test_both_ends_of_a_long_text_are_read_and_its_middle_is_not(static: StaticR
     assert middle.tobytes() == alone.tobytes()
 
 
+def test_a_long_number_counts_as_a_short_one(static: StaticRouter) -> None:
+    short, long, year = static.predict_proba(
+        [f"Write a Rust function for {number} users." for number in (9, 10**17, 1999)]
+    )
+    assert long.tobytes() == short.tobytes() != year.tobytes()
+
+
 def test_order_case_and_repetition_are_lost(static: StaticRouter) -> None:
     one, other = static.predict_proba(["roast a chicken", "A Chicken, chicken roast ,"])
     (same,) = static.predict_proba(["chicken , a roast"])
