@@ -28,7 +28,7 @@ def test_an_encoder_is_tuned_exported_and_served(tmp_path: Path) -> None:
         lambda *call: told.append(call),
     )
     assert router.version != before
-    assert {stage for stage, _, _ in told} == {"fine-tuning"}
+    assert {stage for stage, _, _ in told} == {"fine-tuning", "embedding"}
     held_out = toy_rows()[1::3]
     probabilities = router.predict_proba([row.prompt for row in held_out])
     answered = np.array(router.categories_)[probabilities.argmax(axis=1)]
