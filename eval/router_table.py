@@ -56,31 +56,16 @@ def main(
     note: Path | None,
 ) -> None:
     """Measure routers on test sets and print or write a Markdown table."""
-    try:
-        with wrong_use():
-            _write(folders, files, expert, llm_rows, note)
-    except ConfigError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _write(
-    folders: tuple[Path, ...],
-    files: tuple[Path, ...],
-    expert: str | None,
-    llm_rows: int,
-    note: Path | None,
-) -> None:
-    sets = {file.name.split(".")[0]: read_labelled([file])[0] for file in files}
-    routers = [load_router(folder) for folder in folders]
-    last = []
-    if expert is not None:
-        with open_teacher(PREFIX + expert) as llm:
-            last.append(_of_llm(llm, sets, llm_rows))
-    table = "\n".join([*_head(sets), *(_measured(router, sets) for router in routers), *last])
-    if note is None:
-        click.echo(table)
-    else:
-        write_table(note, _START, table)
+    with wrong_use():
+        sets = {file.name.split(".")[0]: read_labelled([file])[0] for file in files}
+        routers = [load_router(folder) for folder in folders]
+        of_llm = [_of_llm(expert, sets, llm_rows)] if expert else []
+        lines = [*_head(sets), *(_measured(router, sets) for router in routers), *of_llm]
+        table = "\n".join(lines)
+        if note is None:
+            click.echo(table)
+        else:
+            write_table(note, _START, table)
 
 
 def _head(sets: Mapping[str, Sequence[Row]]) -> Iterator[str]:
@@ -107,16 +92,20 @@ def _measured(router: Router, sets: Mapping[str, Sequence[Row]]) -> str:
     )
 
 
-def _of_llm(router: Router, sets: Mapping[str, Sequence[Row]], n_rows: int) -> str:
+def _of_llm(expert: str, sets: Mapping[str, Sequence[Row]], n_rows: int) -> str:
     """Measure by the clock, and on few rows: the model is another process, and slow."""
     timed = [row.prompt for rows in _some(sets, _TIMED_PROMPTS).values() for row in rows]
     few = _some(sets, n_rows)
-    asked = _Undecided(router)
-    spent = latency_ms(asked, timed, time.perf_counter)
-    return _line(f"{router.name} (llm), {n_rows} rows of each set", asked, few, "", spent)
+    try:
+        with open_teacher(PREFIX + expert) as llm:
+            router = Undecided(llm)
+            spent = latency_ms(router, timed, time.perf_counter)
+            return _line(f"{llm.name} (llm), {n_rows} rows of each set", router, few, "", spent)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
 
 
-class _Undecided:
+class Undecided:
     """A router that finds all categories alike where the one within does not answer."""
 
     def __init__(self, router: Router) -> None:

@@ -16,17 +16,14 @@ from routers.base import FloatArray
 from routers.extras import import_extra
 from routers.linear import softmax
 from routers.progress import Progress, silent
-from routers.tempered import TemperedRouter, indexed
+from routers.skimming import SkimmingRouter, skimmed
 
-_HEAD_CHARS, _TAIL_CHARS = 600, 300
-"""Characters read from the start and from the end of a text."""
 _WORD_BITS = 18
 """Words and pairs fall into 2^18 buckets, runs of letters into twice as many behind them: what the
 prompts of the default router hold fills three tenths of them."""
 _KINDS_OF_BUCKETS = 3
 """All buckets, in units of those of words."""
 _RUN = 4
-_LONG_NUMBER = re.compile(r"[0-9]{5,}")
 _WORD = re.compile(r"\w+|[^\w\s]")
 _FNV_PRIME, _KNUTH = np.uint32(16777619), np.uint32(2654435761)
 _INVERSE_REGULARISATION = 10.0
@@ -35,7 +32,7 @@ _MAX_ITERATIONS = 50
 _INT8_MAX = 127
 
 
-class BagRouter(TemperedRouter):
+class BagRouter(SkimmingRouter):
     """Logistic regression on which words, word pairs and runs of four letters a prompt holds.
 
     Their order, case and repetition are lost; it answers in a tenth of a millisecond. Runs of
@@ -50,12 +47,6 @@ class BagRouter(TemperedRouter):
 
     type = "bag"
 
-    def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent) -> Self:
-        """See `routers.base.TrainableRouter.fit`."""
-        categories, indices = indexed(labels)
-        balanced = len(indices) / (len(categories) * np.bincount(indices))
-        return self.imitate(texts, np.diag(balanced)[indices], categories, progress)
-
     def imitate(
         self,
         texts: Sequence[str],
@@ -63,20 +54,7 @@ class BagRouter(TemperedRouter):
         categories: tuple[str, ...],
         progress: Progress = silent,
     ) -> Self:
-        """Learn another router's rows of probabilities for texts, in place of labels.
-
-        Parameters
-        ----------
-        texts : sequence of str, length n_texts
-        probabilities : ndarray, shape (n_texts, n_categories)
-            The sum of a row is how much its text counts.
-        categories : tuple of str, length n_categories
-        progress : Progress
-
-        References
-        ----------
-        Distillation (arXiv 1503.02531).
-        """
+        """See `routers.skimming.SkimmingRouter.imitate`."""
         features = _features(texts, progress)
         seen = np.flatnonzero(features.sum(axis=0))
         seen_coef, intercept = _regression(features[:, seen], probabilities)
@@ -92,11 +70,6 @@ class BagRouter(TemperedRouter):
         n_params = sum(int(np.count_nonzero(array)) for array in self.head_.values())
         self.active_params_b = n_params / 1e9
 
-    def predict_at_once(self, text: str) -> FloatArray:
-        """See `routers.base.QuickRouter.predict_at_once`."""
-        row: FloatArray = self.predict_proba([text])[0]
-        return row
-
     @classmethod
     def load(
         cls, folder: Path, name: str, categories: tuple[str, ...], settings: Mapping[str, Any]
@@ -109,10 +82,6 @@ class BagRouter(TemperedRouter):
             raise ValueError(f"coef must have 3 * 2^n rows; got {n_buckets}")
         return router
 
-    def _raw_proba(self, texts: Sequence[str], progress: Progress) -> FloatArray:
-        rows = [self._answer(text) for text in texts]
-        return np.array(rows).reshape(len(rows), len(self.categories_))
-
     def _answer(self, text: str) -> FloatArray:
         coef = self.head_["coef"]
         words, runs = (
@@ -120,17 +89,6 @@ class BagRouter(TemperedRouter):
             for buckets in _buckets(text, _word_bits(len(coef)))
         )
         return softmax((words + runs) * self.head_["scale"] + self.head_["intercept"])
-
-
-def skimmed(text: str) -> str:
-    """Return what the cheap routers read of a text.
-
-    Of a long one its first and last characters, and of a number of five digits or more one digit:
-    its pieces would count as much as all words of a short prompt.
-    """
-    if len(text) > _HEAD_CHARS + _TAIL_CHARS:
-        text = f"{text[:_HEAD_CHARS]} {text[-_TAIL_CHARS:]}"
-    return _LONG_NUMBER.sub("9", text)
 
 
 def _regression(features: Any, targets: FloatArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401

@@ -28,7 +28,7 @@ class ImitatingRouter(StoredRouter, QuickRouter, Protocol):
         categories: tuple[str, ...],
         progress: Progress = ...,
     ) -> Self:
-        """See `routers.bag.BagRouter.imitate`."""
+        """See `routers.skimming.SkimmingRouter.imitate`."""
         ...
 
     def predict_at_once(self, text: str) -> FloatArray:
@@ -125,7 +125,7 @@ class MeanRouter:
         categories: tuple[str, ...],
         progress: Progress = silent,
     ) -> Self:
-        """See `routers.bag.BagRouter.imitate`."""
+        """See `routers.skimming.SkimmingRouter.imitate`."""
         self.first.imitate(texts, probabilities, categories, progress)
         self.second.imitate(texts, probabilities, categories, progress)
         self._set_mean(Mean())

@@ -14,7 +14,8 @@ from routers.encoder import SentenceEncoder
 from routers.extras import import_extra
 from routers.linear import softmax
 from routers.progress import Progress, silent
-from routers.tempered import TemperedRouter, content_version, indexed
+from routers.skimming import SkimmingRouter
+from routers.tempered import content_version
 from routers.tokens import TokenVectors
 
 _N_HIDDEN = 512
@@ -26,7 +27,7 @@ _LEAST_PROBABILITY = 0.02
 """A category that is less likely for a text than this is not taught, unless it is the likeliest."""
 
 
-class StaticRouter(TemperedRouter):
+class StaticRouter(SkimmingRouter):
     """A network of one hidden layer on the mean of a prompt's token vectors.
 
     It answers in a tenth of a millisecond, and knows words that no training prompt held by their
@@ -53,12 +54,6 @@ class StaticRouter(TemperedRouter):
         self._tokens: TokenVectors | None = None
         super().__init__(name)
 
-    def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent) -> Self:
-        """See `routers.base.TrainableRouter.fit`."""
-        categories, indices = indexed(labels)
-        balanced = len(indices) / (len(categories) * np.bincount(indices))
-        return self.imitate(texts, np.diag(balanced)[indices], categories, progress)
-
     def imitate(
         self,
         texts: Sequence[str],
@@ -66,7 +61,7 @@ class StaticRouter(TemperedRouter):
         categories: tuple[str, ...],
         progress: Progress = silent,
     ) -> Self:
-        """See `routers.bag.BagRouter.imitate`."""
+        """See `routers.skimming.SkimmingRouter.imitate`."""
         if self._encoder is not None:
             self._tokens = TokenVectors.of(self._encoder(), progress)
         vectors = np.empty((len(texts), self.tokens.n_dims), dtype=np.float32)
@@ -83,11 +78,6 @@ class StaticRouter(TemperedRouter):
             raise ValueError("a static router must learn before it answers; call fit")
         return self._tokens
 
-    def predict_at_once(self, text: str) -> FloatArray:
-        """See `routers.base.QuickRouter.predict_at_once`."""
-        row: FloatArray = self.predict_proba([text])[0]
-        return row
-
     def write(self, folder: Path) -> dict[str, Any]:
         """See `routers.registry.StoredRouter.write`."""
         self.tokens.save(folder)
@@ -102,10 +92,6 @@ class StaticRouter(TemperedRouter):
         router._tokens = TokenVectors.load(folder)
         router._restore(folder, categories, settings["temperature"])
         return router
-
-    def _raw_proba(self, texts: Sequence[str], progress: Progress) -> FloatArray:
-        rows = [self._answer(text) for text in texts]
-        return np.array(rows).reshape(len(rows), len(self.categories_))
 
     def _answer(self, text: str) -> FloatArray:
         vector = self.tokens.embed(text)

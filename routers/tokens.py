@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from routers.arrays import AnyArray, read_arrays, write_arrays
-from routers.bag import skimmed
 from routers.base import FloatArray
 from routers.encoder import TOKENIZER_FILE, SentenceEncoder, n_ids, parse_tokenizer
 from routers.progress import Progress, silent
+from routers.skimming import skimmed
 
 TOKENS_FILE = "tokens.npz"
 
@@ -114,7 +114,7 @@ class TokenVectors:
         Parameters
         ----------
         text : str
-            Any string; what of it is read says `routers.bag.skimmed`.
+            Any string; what of it is read says `routers.skimming.skimmed`.
 
         Returns
         -------

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner, Result
 
-from eval.router_table import main
+from eval.router_table import Undecided, main
 from routers.artifact import save_router
 from routers.bag import BagRouter
+from routers.base import RouterError
+from routers.llm import LlmRouter
 from tests.prompts import toy_rows, write_lines
 
 
@@ -35,6 +38,18 @@ def test_an_expert_is_measured_as_a_router(tmp_path: Path) -> None:
     row = run(tmp_path, "--llm", "general", "--llm-rows", 2).stdout.splitlines()[-1]
     assert row.startswith("| llm-general (llm), 2 rows of each set | 134.5 | ")
     assert min(map(float, row.split("|")[-2].split("/"))) > 0
+
+
+def test_where_an_expert_does_not_answer_all_categories_are_alike() -> None:
+    def ask(body: dict[str, Any]) -> dict[str, Any]:
+        if "riddle" in body["messages"][1]["content"]:
+            raise RouterError("no answer")
+        top = [{"token": "B", "logprob": -0.1}]
+        return {"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]}
+
+    categories = {"law": "statutes", "math": "sums"}
+    router = Undecided(LlmRouter(ask, "toy", "here", categories, 0.1))
+    assert router.predict_proba(["a riddle", "2 + 2"]).tolist() == [[0.5, 0.5], [0.0, 1.0]]
 
 
 def test_an_expert_that_is_not_there_is_refused(tmp_path: Path) -> None:
