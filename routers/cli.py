@@ -24,7 +24,7 @@ from routers.card import Card
 from routers.data import read_prompts, read_rows
 from routers.distil import OpenTeacher, distilled_rows
 from routers.extras import MissingExtraError
-from routers.figure import write_figure
+from routers.figure import FIGURE_SUFFIXES, write_figure
 from routers.progress import Progress
 from routers.train import TrainOptions, held_out_report
 from routers.train import train as train_router
@@ -69,6 +69,13 @@ class WrongUseError(click.ClickException):
     exit_code = 2
 
 
+def _drawable(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    """Refuse a figure that could not be written, before any work is done for it."""
+    if path is not None and path.suffix.lower() not in FIGURE_SUFFIXES:
+        raise click.BadParameter(f"must end in {', '.join(FIGURE_SUFFIXES)}; got {path.name!r}.")
+    return path
+
+
 def _goal_options(command: _Command) -> _Command:
     """Add the options that `Goal` and both commands share."""
     defaults = Goal()
@@ -100,7 +107,12 @@ def _goal_options(command: _Command) -> _Command:
             show_default=True,
             help="Without --out-of-scope: accuracy that the kept categories should have.",
         ),
-        click.option("--figure", type=_PATH, help="Draw the report: .html, .png, .svg or .pdf."),
+        click.option(
+            "--figure",
+            type=_PATH,
+            callback=_drawable,
+            help=f"Draw the report: {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print the router card as JSON."),
     )
     for option in reversed(options):

@@ -12,6 +12,8 @@ import numpy as np
 from routers.card import Card, render
 from routers.extras import import_extra
 
+FIGURE_SUFFIXES = (".html", ".png", ".svg", ".pdf")
+
 
 def write_figure(card: Card, path: Path) -> None:
     """Draw confusion and reliability of a router into a file.
@@ -20,13 +22,13 @@ def write_figure(card: Card, path: Path) -> None:
     ----------
     card : Card
     path : Path
-        Its suffix chooses the format: ``.png``, ``.svg`` or ``.pdf``, or ``.html``, which says in
-        words what else the card says.
+        Its suffix, one of `FIGURE_SUFFIXES`, chooses the format; ``.html`` says in words what else
+        the card says.
 
     Raises
     ------
     ValueError
-        The format is another.
+        The suffix is another.
     """
     figure_class = import_extra("matplotlib.figure", "train").Figure
     scores = card.training["held_out"]
@@ -38,7 +40,7 @@ def write_figure(card: Card, path: Path) -> None:
         f"{card.name}@{card.version} on {scores['n']} held-out prompts: accuracy "
         f"{scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, ECE {scores['ece']:.3f}"
     )
-    if path.suffix == ".html":
+    if path.suffix.lower() == ".html":
         path.write_text(_page(figure, card), encoding="utf-8")
     else:
         figure.savefig(path)

@@ -236,6 +236,16 @@ def test_the_report_is_one_page(data: Path, tmp_path: Path) -> None:
     assert "milliseconds at 20 / 100 / 500 words" in result.output
 
 
+def test_a_figure_that_cannot_be_drawn_is_refused_before_training(
+    data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "r"
+    result = run("train", data, "--out", out, "--type", "bag", "--figure", tmp_path / "a.xyz")
+    assert result.exit_code == 2
+    assert "must end in .html, .png, .svg, .pdf; got 'a.xyz'" in result.stderr
+    assert not out.exists()
+
+
 def test_help_has_examples() -> None:
     for command in ("train", "calibrate"):
         result = run(command, "--help")
