@@ -44,6 +44,8 @@ def able(
         return window is None or n_chars / chars_per_token + max_tokens <= window
 
     likely = [expert.name for expert in capable if fits(expert, LIKELY_CHARS_PER_TOKEN)]
+    if likely:
+        return tuple(likely)
     possible = [expert.name for expert in capable if fits(expert, MOST_CHARS_PER_TOKEN)]
     if not possible:
         largest = max(expert.context_window or 0 for expert in capable)
@@ -52,7 +54,7 @@ def able(
             f"the largest context window is {largest} tokens. Shorten the conversation.",
             param="messages",
         )
-    return tuple(likely or possible)
+    return tuple(possible)
 
 
 def count_chars(messages: Sequence[Mapping[str, Any]]) -> int:

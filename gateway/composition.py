@@ -23,7 +23,7 @@ from routers.base import (
     RouterError,
     decide,
     predict_and_embed,
-    predict_at_once,
+    predict_or_defer,
 )
 from routers.card import Card
 from routers.finer import FinerMap
@@ -113,27 +113,27 @@ class Composition:
         """Return the finer categories, if they know the embeddings of a router."""
         return self.finer if self.finer is not None and self.finer.knows(router) else None
 
-    def choose(self, router: Router, text: str) -> Choice:
-        """Run a router, and finer categories on the embedding that it made on the way."""
-        finer = self.finer_for(router)
-        if finer is None:
-            return Choice(router.predict_proba([text])[0])
-        row, embedding = predict_and_embed(router, text)
-        return Choice(row, None if embedding is None else finer.expected_of(embedding, text))
+    def choose_or_defer(self, router: Router, text: str) -> Choice | Callable[[], Choice]:
+        """Run a router, and finer categories on the embedding that it made on the way.
 
-    def choose_at_once(self, router: Router, text: str) -> Choice | None:
-        """Return what `choose` does where that takes but a moment; None where it takes longer.
-
-        Finer categories need the encoder, which takes longer.
+        Where that takes more than a moment, as finer categories do, return what does it.
         """
-        row = None if self.finer_for(router) is not None else predict_at_once(router, text)
-        return None if row is None else Choice(row)
+        finer = self.finer_for(router)
+        if finer is not None:
+            return lambda: _finer_choice(router, finer, text)
+        row = predict_or_defer(router, text)
+        return (lambda: Choice(row())) if callable(row) else Choice(row)
 
     def decide(self, router: Router, choice: Choice) -> Decision:
         """Return the decision for what is known of a text."""
         asked = self.registry.file.min_confidence
         threshold = router.min_margin if asked == "auto" else asked
         return decide(choice.probabilities, router.categories_, threshold, choice.expected)
+
+
+def _finer_choice(router: Router, finer: FinerMap, text: str) -> Choice:
+    row, embedding = predict_and_embed(router, text)
+    return Choice(row, None if embedding is None else finer.expected_of(embedding, text))
 
 
 def label(router: Router) -> str:

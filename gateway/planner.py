@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -273,51 +273,67 @@ class Planner:
         What the router answers at once is sooner had anew than from Redis.
         """
         if self._cache is None:
-            choice = self._classify_at_once(composition, router, text)
-            return choice or await self._classify(composition, router, text, timeout_s), "off"
+            return await self._classify(composition, router, text, timeout_s), "off"
         finer = composition.finer_for(router)
         key = choice_key(tenant, router, text, finer)
         step_done("plan")
         cached = self._cache.at_hand(key)
-        if cached is None:
-            choice = self._classify_at_once(composition, router, text)
-            if choice is not None:
-                self._cache.set(key, choice, shared=False)
-                self._misses.inc()
-                return choice, "miss"
-            n_experts = 0 if finer is None else finer.n_experts
-            cached = await self._cache.get(key, len(router.categories_), n_experts)
-            step_done("cache")
         if cached is not None:
             self._hits.inc()
             return cached, "hit"
-        choice = await self._classify(composition, router, text, timeout_s)
-        self._cache.set(key, choice, shared=True)
+        found, spent_s = self._classify_or_defer(composition, router, text)
+        if isinstance(found, Choice):
+            self._cache.set(key, found, shared=False)
+        else:
+            n_experts = 0 if finer is None else finer.n_experts
+            cached = await self._cache.get(key, len(router.categories_), n_experts)
+            step_done("cache")
+            if cached is not None:
+                self._hits.inc()
+                return cached, "hit"
+            found = await self._finish(found, router, timeout_s, spent_s)
+            self._cache.set(key, found, shared=True)
         self._misses.inc()
-        return choice, "miss"
-
-    def _classify_at_once(
-        self, composition: Composition, router: Router, text: str
-    ) -> Choice | None:
-        """Run a router here where that takes but a moment; None where it takes longer."""
-        started_s = time.perf_counter()
-        choice = composition.choose_at_once(router, text)
-        if choice is not None:
-            self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
-        step_done("classify")
-        return choice
+        return found, "miss"
 
     async def _classify(
         self, composition: Composition, router: Router, text: str, timeout_s: float | None
     ) -> Choice:
-        """Run a router beside the event loop.
+        found, spent_s = self._classify_or_defer(composition, router, text)
+        if isinstance(found, Choice):
+            return found
+        return await self._finish(found, router, timeout_s, spent_s)
+
+    def _classify_or_defer(
+        self, composition: Composition, router: Router, text: str
+    ) -> tuple[Choice | Callable[[], Choice], float]:
+        """Run a router here as far as that takes but a moment.
+
+        Return the choice, or what does the rest, and the seconds that it took.
+        """
+        started_s = time.perf_counter()
+        found = composition.choose_or_defer(router, text)
+        spent_s = time.perf_counter() - started_s
+        if isinstance(found, Choice):
+            self._metrics.classify_seconds.observe(spent_s)
+        step_done("classify")
+        return found, spent_s
+
+    async def _finish(
+        self,
+        deferred: Callable[[], Choice],
+        router: Router,
+        timeout_s: float | None,
+        spent_s: float,
+    ) -> Choice:
+        """Run the rest of a router beside the event loop, `spent_s` after it was begun.
 
         `timeout_s` is None for one that computes and does not ask a service.
         """
         started_s = time.perf_counter()
 
         def choose() -> tuple[float, Choice]:
-            return time.perf_counter(), composition.choose(router, text)
+            return time.perf_counter(), deferred()
 
         # routers that ask a service wait: they must not hold up those that compute
         executor = self._executor if timeout_s is None else self._asking
@@ -327,7 +343,7 @@ class Planner:
                 begun_s, choice = await loop.run_in_executor(executor, choose)
         except TimeoutError as error:
             raise RouterError(f"{router.name} did not answer in time") from error
-        self._metrics.classify_seconds.observe(time.perf_counter() - started_s)
+        self._metrics.classify_seconds.observe(spent_s + time.perf_counter() - started_s)
         step_done("queue", begun_s)
-        step_done("classify")
+        step_done("encode" if timeout_s is None else "ask")
         return choice

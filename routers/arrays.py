@@ -29,10 +29,10 @@ class Rows:
         padded = np.pad(rows.astype(np.float32), ((0, -self._n_rows % block), (0, 0)))
         self._blocks: npt.NDArray[np.float32] = padded.reshape(-1, block, n_dims)
 
-    def __matmul__(self, vector: AnyArray) -> npt.NDArray[np.float64]:
+    def __matmul__(self, vector: AnyArray) -> npt.NDArray[np.float32]:
         """Return the product with every row, shape (n_rows,)."""
-        products = self._blocks @ vector.astype(np.float32)
-        return products.ravel()[: self._n_rows].astype(np.float64)
+        products: npt.NDArray[np.float32] = self._blocks @ vector.astype(np.float32, copy=False)
+        return products.ravel()[: self._n_rows]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, AnyArray]) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
+from math import sqrt
 from pathlib import Path
 from typing import Any, Self
 from zlib import crc32
@@ -14,18 +14,17 @@ import numpy as np
 from routers.arrays import AnyArray, IntArray
 from routers.base import FloatArray
 from routers.extras import import_extra
-from routers.linear import softmax
 from routers.progress import Progress, silent
-from routers.skimming import SkimmingRouter, skimmed
+from routers.skimming import SkimmingRouter, skimmed, words_of
 
 _WORD_BITS = 18
 """Words and pairs fall into 2^18 buckets, runs of letters into twice as many behind them: what the
 prompts of the default router hold fills three tenths of them."""
 _KINDS_OF_BUCKETS = 3
 """All buckets, in units of those of words."""
-_RUN = 4
-_WORD = re.compile(r"\w+|[^\w\s]")
-_FNV_PRIME, _KNUTH = np.uint32(16777619), np.uint32(2654435761)
+_FNV_PRIME, _KNUTH = 16777619, np.uint32(2654435761)
+_RUN = np.array([pow(_FNV_PRIME, n, 1 << 32) for n in (3, 2, 1, 0)], dtype=np.uint32)
+"""What each letter of a run of four is multiplied with; their sum modulo 2^32 is its hash."""
 _INVERSE_REGULARISATION = 10.0
 _MAX_ITERATIONS = 50
 """It stops early: the rest of the way is for what only the training prompts have."""
@@ -66,6 +65,8 @@ class BagRouter(SkimmingRouter):
 
     def _set_head(self, head: Mapping[str, AnyArray], categories: tuple[str, ...]) -> None:
         super()._set_head(head, categories)
+        if head:
+            self._scale, self._intercept = head["scale"].tolist(), head["intercept"].tolist()
         # buckets that no text fell into hold no parameters
         n_params = sum(int(np.count_nonzero(array)) for array in self.head_.values())
         self.active_params_b = n_params / 1e9
@@ -82,13 +83,20 @@ class BagRouter(SkimmingRouter):
             raise ValueError(f"coef must have 3 * 2^n rows; got {n_buckets}")
         return router
 
-    def _answer(self, text: str) -> FloatArray:
+    def _logits(self, text: str) -> list[float]:
         coef = self.head_["coef"]
-        words, runs = (
-            coef[buckets].sum(axis=0, dtype=np.int64) * _value(buckets)
-            for buckets in _buckets(text, _word_bits(len(coef)))
+        words, runs = _buckets(text, _word_bits(len(coef)))
+        of_words, of_runs = (
+            np.add.reduce(coef.take([*buckets], axis=0), axis=0, dtype=np.int32).tolist()
+            for buckets in (words, runs)
         )
-        return softmax((words + runs) * self.head_["scale"] + self.head_["intercept"])
+        word, run = _value(words), _value(runs)
+        return [
+            (word * from_words + run * from_runs) * scale + intercept
+            for from_words, from_runs, scale, intercept in zip(
+                of_words, of_runs, self._scale, self._intercept, strict=True
+            )
+        ]
 
 
 def _regression(features: Any, targets: FloatArray) -> tuple[FloatArray, FloatArray]:  # noqa: ANN401
@@ -134,7 +142,7 @@ def _features(texts: Sequence[str], progress: Progress) -> Any:  # noqa: ANN401
     ends = [0]
     for number, text in enumerate(texts, start=1):
         buckets = _buckets(text, _WORD_BITS)
-        columns.extend(buckets)
+        columns.extend(np.array(sorted(some), dtype=np.int64) for some in buckets)
         values.extend(np.full(len(some), _value(some), dtype=np.float32) for some in buckets)
         ends.append(ends[-1] + sum(map(len, buckets)))
         progress("counting words", number, len(texts))
@@ -147,26 +155,24 @@ def _word_bits(n_buckets: int) -> int:
     return (n_buckets // _KINDS_OF_BUCKETS).bit_length() - 1
 
 
-def _buckets(text: str, word_bits: int) -> tuple[IntArray, IntArray]:
-    """Return the buckets of a text's words and pairs, and of its runs of letters, each once."""
-    words = _WORD.findall(skimmed(text).lower())
-    pairs = (f"{first} {second}" for first, second in pairwise(words))
-    hashes = {crc32(feature.encode("utf-8", "replace")) for feature in (*words, *pairs)}
+def _buckets(text: str, word_bits: int) -> tuple[set[int], set[int]]:
+    """Return the buckets of a text's words and pairs, and of its runs of letters."""
+    words = words_of(skimmed(text))
+    pairs = [f"{first} {second}" for first, second in pairwise(words)]
     n_word_buckets = 1 << word_bits
-    word_buckets = np.fromiter(hashes, np.int64, len(hashes)) % n_word_buckets
-    runs = np.unique(_run_hashes(" ".join(words), word_bits + 1))
-    return np.unique(word_buckets), n_word_buckets + runs
+    word_buckets = {crc32(feature.encode()) % n_word_buckets for feature in (*words, *pairs)}
+    runs = _run_hashes(" ".join(words), word_bits + 1) + np.uint32(n_word_buckets)
+    return word_buckets, {*runs.tolist()}
 
 
-def _run_hashes(text: str, bits: int) -> IntArray:
-    """Return the hash of every run of letters, in [0, 2^bits): all at once, as numpy is fast."""
-    letters = np.frombuffer(f" {text} ".encode("utf-32-le", "replace"), dtype=np.uint32)
-    hashes = np.zeros(max(len(letters) - _RUN + 1, 0), dtype=np.uint32)
-    for at in range(_RUN):
-        hashes = hashes * _FNV_PRIME + letters[at : at + len(hashes)]
-    return ((hashes * _KNUTH) >> np.uint32(32 - bits)).astype(np.int64)
+def _run_hashes(text: str, bits: int) -> AnyArray:
+    """Return the hash of every run of four letters, in [0, 2^bits), as uint32."""
+    letters = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32)
+    if len(letters) < len(_RUN):
+        return np.zeros(0, dtype=np.uint32)
+    return (np.correlate(letters, _RUN, "valid") * _KNUTH) >> np.uint32(32 - bits)
 
 
-def _value(buckets: IntArray) -> float:
+def _value(buckets: Collection[int]) -> float:
     """Return the value of each feature that gives them unit length together."""
-    return float(1.0 / np.sqrt(max(len(buckets), 1)))
+    return 1.0 / sqrt(max(len(buckets), 1))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,9 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 """Float64 array; every probability in this package has this dtype."""
+
+Deferred = Callable[[], FloatArray]
+"""What computes the row of a text, for a thread that may take its time."""
 
 GENERAL = "general"
 """Name of the category that uncertain prompts are given."""
@@ -91,11 +95,11 @@ class EncodingRouter(Router, Protocol):
 class QuickRouter(Router, Protocol):
     """A router that answers many texts in a fraction of a millisecond."""
 
-    def predict_at_once(self, text: str) -> FloatArray | None:
-        """Return the row of `predict_proba` for a text; None where that takes longer.
+    def predict_or_defer(self, text: str) -> FloatArray | Deferred:
+        """Return the row of `predict_proba` for a text; where that takes longer, what computes it.
 
         Longer takes what needs an encoder, a service, or a model that may have to be loaded first;
-        all else an event loop can run itself.
+        all else an event loop can run itself. What was found out by then is not computed again.
         """
         ...
 
@@ -186,13 +190,17 @@ def predict_and_embed(router: Router, text: str) -> tuple[FloatArray, FloatArray
     """Return any router's row for a text, and the embedding that it made on the way, if any."""
     if _encodes(router):
         return router.predict_and_embed(text)
+    return _row(router, text), None
+
+
+def predict_or_defer(router: Router, text: str) -> FloatArray | Deferred:
+    """Return any router's row for a text where that takes but a moment, else what computes it."""
+    return router.predict_or_defer(text) if _is_quick(router) else partial(_row, router, text)
+
+
+def _row(router: Router, text: str) -> FloatArray:
     row: FloatArray = router.predict_proba([text])[0]
-    return row, None
-
-
-def predict_at_once(router: Router, text: str) -> FloatArray | None:
-    """Return any router's row for a text where that takes but a moment, else None."""
-    return router.predict_at_once(text) if _is_quick(router) else None
+    return row
 
 
 def encoder_digest(router: Router) -> str | None:
@@ -205,4 +213,4 @@ def _encodes(router: Router) -> TypeGuard[EncodingRouter]:
 
 
 def _is_quick(router: Router) -> TypeGuard[QuickRouter]:
-    return hasattr(router, "predict_at_once")
+    return hasattr(router, "predict_or_defer")

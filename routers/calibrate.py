@@ -148,8 +148,16 @@ def _accurate(inside: Answers, accuracy: float) -> float:
 
 def tempered(probabilities: FloatArray, temperature: float) -> FloatArray:
     """Raise rows of probabilities to 1 / temperature and normalise, each row alone."""
-    rows = [_normalised(row ** (1.0 / temperature)) for row in probabilities]
+    rows = [tempered_row(row, temperature) for row in probabilities.tolist()]
     return np.array(rows).reshape(probabilities.shape)
+
+
+def tempered_row(row: Sequence[float], temperature: float) -> FloatArray:
+    """Return what `tempered` does, for one row of shape (n_categories,)."""
+    exponent = 1.0 / temperature
+    powers = [probability**exponent for probability in row]
+    summed = sum(powers)
+    return np.array([power / summed for power in powers])
 
 
 def fit_temperature(probabilities: FloatArray, truth: IntArray, weights: FloatArray) -> float:
@@ -192,7 +200,3 @@ def _log_loss(logits: FloatArray, truth: IntArray, weights: FloatArray) -> float
     of_label = logits[np.arange(len(truth)), truth]
     losses = np.logaddexp.reduce(logits, axis=1) - of_label
     return float(weights @ losses / max(float(weights.sum()), 1e-12))
-
-
-def _normalised(row: FloatArray) -> FloatArray:
-    return np.asarray(row / row.sum())

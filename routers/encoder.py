@@ -213,6 +213,13 @@ def n_ids(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def has_lower_words(tokenizer: Tokenizer) -> bool:
+    """Tell whether a vocabulary is of words in lower case, and of pieces of words, as BERT's."""
+    normalizer = tokenizer.normalizer
+    lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
+    return lowers and type(tokenizer.model).__name__ == "WordPiece"
+
+
 def _digest_of(folder: Path, settings: str) -> str:
     """Return a SHA-256 over what decides the vectors of an encoder."""
     content = hashlib.sha256(settings.encode())

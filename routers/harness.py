@@ -87,6 +87,7 @@ _REQUEST_AFTER = {
     "Context information is below.": "Query: ",
 }
 """Opening words of a prompt template, and the mark in it that the human's words follow."""
+_TEMPLATES = tuple(_REQUEST_AFTER)
 
 # Possessive, and no attempt runs past the next "<": linear in the text.
 _TAG_OR_FENCE = re.compile(r"```|(?<!`)<(/?)([A-Za-z_-]{2,40}+)(?:\s[^<>]*+)?>")
@@ -150,6 +151,8 @@ def _unwrap_part(text: str, in_tool_result: bool) -> Unwrapped:
     if text.startswith(_LEADS):
         kind = next(kind for lead, kind in _KIND_OF_LEAD.items() if text.startswith(lead))
         return Unwrapped("", text if kind == ATTACHMENT else "", frozenset((kind,)))
+    if not in_tool_result and "<" not in text and not text.startswith(_TEMPLATES):
+        return Unwrapped(text, "", frozenset())
     blocks = _blocks(text) if "<" in text else []
     asides = [block for block in blocks if block.kind != _REQUEST]
     kinds = frozenset(block.kind for block in asides) | ({TOOL_RESULT} if in_tool_result else set())

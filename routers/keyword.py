@@ -15,11 +15,12 @@ import numpy as np
 import re2
 
 from routers.base import (
+    Deferred,
     FloatArray,
     Router,
     encoder_digest,
     predict_and_embed,
-    predict_at_once,
+    predict_or_defer,
 )
 
 _MAX_BYTES = 32 << 20
@@ -102,12 +103,12 @@ class KeywordRouter:
                 probabilities[row, column] = 1.0
         return probabilities
 
-    def predict_at_once(self, text: str) -> FloatArray | None:
-        """See `routers.base.QuickRouter.predict_at_once`."""
+    def predict_or_defer(self, text: str) -> FloatArray | Deferred:
+        """See `routers.base.QuickRouter.predict_or_defer`."""
         if self.matches(text):
             row: FloatArray = self.predict_proba([text])[0]
             return row
-        return predict_at_once(self._fallback, text)
+        return predict_or_defer(self._fallback, text)
 
     @property
     def encoder_digest(self) -> str | None:

@@ -43,7 +43,7 @@ class KnnRouter(EmbeddingRouter):
         }
 
     def _answer(self, embedding: FloatArray) -> FloatArray:
-        similarities = self._index @ embedding
+        similarities = (self._index @ embedding).astype(np.float64)
         n_neighbours = min(_N_NEIGHBOURS, len(similarities))
         nearest = np.argpartition(-similarities, n_neighbours - 1)[:n_neighbours]
         n_categories = len(self.categories_)

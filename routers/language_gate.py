@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from routers.arrays import BoolArray
-from routers.base import FloatArray, encoder_digest, predict_and_embed, predict_at_once
+from routers.base import Deferred, FloatArray, encoder_digest, predict_and_embed, predict_or_defer
 from routers.language import is_english, is_plainly_english
 from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
@@ -61,9 +61,11 @@ class LanguageGate:
         probabilities[english] = self.router.predict_proba(_chosen(texts, english))
         return probabilities
 
-    def predict_at_once(self, text: str) -> FloatArray | None:
-        """See `routers.base.QuickRouter.predict_at_once`."""
-        return predict_at_once(self.router, text) if is_plainly_english(text) else None
+    def predict_or_defer(self, text: str) -> FloatArray | Deferred:
+        """See `routers.base.QuickRouter.predict_or_defer`; the model of languages is deferred."""
+        if is_plainly_english(text):
+            return predict_or_defer(self.router, text)
+        return lambda: self.predict_proba([text])[0]
 
     @property
     def encoder_digest(self) -> str | None:

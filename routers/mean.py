@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
+import numpy as np
+
 from routers.arrays import IntArray
 from routers.base import FloatArray, QuickRouter
-from routers.calibrate import fit_temperature, log_loss, tempered
+from routers.calibrate import fit_temperature, log_loss, tempered_row
 from routers.metrics import label_indices
 from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
@@ -31,8 +33,8 @@ class ImitatingRouter(StoredRouter, QuickRouter, Protocol):
         """See `routers.skimming.SkimmingRouter.imitate`."""
         ...
 
-    def predict_at_once(self, text: str) -> FloatArray:
-        """See `routers.base.QuickRouter.predict_at_once`; it never takes longer."""
+    def predict_or_defer(self, text: str) -> FloatArray:
+        """See `routers.base.QuickRouter.predict_or_defer`; nothing is deferred."""
         ...
 
 
@@ -68,7 +70,7 @@ class Mean:
         """
 
         def fitted(share: float) -> tuple[float, Self]:
-            rows = cls(share)._untempered(first, second)
+            rows = cls(share).of(first, second)
             mean = cls(share, fit_temperature(rows, truth, weights))
             return log_loss(mean.of(first, second), truth, weights), mean
 
@@ -76,10 +78,15 @@ class Mean:
 
     def of(self, first: FloatArray, second: FloatArray) -> FloatArray:
         """Return the mean of rows of probabilities, each of shape (n_texts, n_categories)."""
-        return tempered(self._untempered(first, second), self.temperature)
+        rows = [self.of_one(*pair) for pair in zip(first, second, strict=True)]
+        return np.array(rows).reshape(first.shape)
 
-    def _untempered(self, first: FloatArray, second: FloatArray) -> FloatArray:
-        return self.share * first + (1.0 - self.share) * second
+    def of_one(self, first: FloatArray, second: FloatArray) -> FloatArray:
+        """Return the row that `of` gives one text, of two of shape (n_categories,)."""
+        rest = 1.0 - self.share
+        pairs = zip(first.tolist(), second.tolist(), strict=True)
+        mixed = [self.share * ours + rest * theirs for ours, theirs in pairs]
+        return tempered_row(mixed, self.temperature)
 
 
 class MeanRouter:
@@ -135,10 +142,10 @@ class MeanRouter:
         """See `routers.base.Router.predict_proba`."""
         return self.mean.of(self.first.predict_proba(texts), self.second.predict_proba(texts))
 
-    def predict_at_once(self, text: str) -> FloatArray:
-        """See `routers.base.QuickRouter.predict_at_once`."""
-        row: FloatArray = self.predict_proba([text])[0]
-        return row
+    def predict_or_defer(self, text: str) -> FloatArray:
+        """See `routers.base.QuickRouter.predict_or_defer`; nothing is deferred."""
+        first, second = self.first.predict_or_defer(text), self.second.predict_or_defer(text)
+        return self.mean.of_one(first, second)
 
     def calibrate(
         self,

@@ -15,8 +15,7 @@ from routers.base import FloatArray
 from routers.extras import import_extra
 
 _MOST_PER_CATEGORY = 400
-_BANDWIDTH = 0.02
-"""A prototype whose cosine similarity is this much smaller weighs 1/e as much."""
+_BANDWIDTH = 0.03
 _INT8_MAX = 127
 
 
@@ -35,7 +34,9 @@ def fit_prototypes(embeddings: FloatArray, labels: IntArray) -> dict[str, AnyArr
     dict
         ``prototypes`` int8 (n_prototypes, n_dims), category by category, each row by its own scale;
         ``prototype_log_weights`` (n_prototypes,), half the logarithm of how many prompts a
-        prototype stands for; ``prototype_starts`` (n_categories,), first row of every category.
+        prototype stands for; ``prototype_starts`` (n_categories,), first row of every category;
+        ``prototype_bandwidth`` (1,): a prototype whose cosine similarity is this much smaller
+        weighs 1/e as much.
     """
     groups = [_centres(embeddings[labels == index]) for index in range(labels.max() + 1)]
     centres = np.concatenate([centres for centres, _ in groups])
@@ -45,6 +46,7 @@ def fit_prototypes(embeddings: FloatArray, labels: IntArray) -> dict[str, AnyArr
         "prototypes": np.round(centres * scale).astype(np.int8),
         "prototype_log_weights": 0.5 * np.log(sizes),
         "prototype_starts": np.cumsum([0, *(len(centres) for centres, _ in groups[:-1])]),
+        "prototype_bandwidth": np.array([_BANDWIDTH]),
     }
 
 
@@ -57,10 +59,13 @@ class Prototypes:
         self._rows = Rows(rows / np.maximum(norms, 1e-12))
         self._log_weights = arrays["prototype_log_weights"]
         self._starts = arrays["prototype_starts"]
+        if "prototype_bandwidth" not in arrays:
+            raise ValueError("an earlier version made it: train it again")
+        self._bandwidth = float(arrays["prototype_bandwidth"][0])
 
     def proba(self, embedding: FloatArray) -> FloatArray:
         """Return the probability of every category, shape (n_categories,)."""
-        logs = (self._rows @ embedding) / _BANDWIDTH + self._log_weights
+        logs = (self._rows @ embedding) / self._bandwidth + self._log_weights
         votes = np.add.reduceat(np.exp(logs - logs.max()), self._starts)
         return np.asarray(votes / votes.sum())
 

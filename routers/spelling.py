@@ -11,7 +11,7 @@ from typing import Self
 
 from tokenizers import Tokenizer
 
-from routers.encoder import SentenceEncoder
+from routers.encoder import SentenceEncoder, has_lower_words
 from routers.progress import Progress, silent
 
 WORDS_FILE = "words.txt"
@@ -52,7 +52,7 @@ class Speller:
 
     def __init__(self, tokenizer: Tokenizer, words: Iterable[str] = ()) -> None:
         self._id_of = tokenizer.token_to_id
-        self._knows_words = _is_like_bert(tokenizer)
+        self._knows_words = has_lower_words(tokenizer)
         self.words = frozenset(words)
         self.digest = hashlib.sha256("\n".join(sorted(self.words)).encode()).hexdigest()
 
@@ -104,13 +104,6 @@ class Speller:
             return written
         ids = {id_: slip for slip in _undone(word) if (id_ := self._id_of(slip)) is not None}
         return ids[min(ids)] if ids else written
-
-
-def _is_like_bert(tokenizer: Tokenizer) -> bool:
-    """Tell whether a vocabulary is of words in lower case."""
-    normalizer = tokenizer.normalizer
-    lowers = normalizer is not None and normalizer.normalize_str("A") == "a"
-    return lowers and type(tokenizer.model).__name__ == "WordPiece"
 
 
 def _undone(word: str) -> Iterator[str]:

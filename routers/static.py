@@ -12,7 +12,6 @@ from routers.arrays import AnyArray, Rows
 from routers.base import FloatArray
 from routers.encoder import SentenceEncoder
 from routers.extras import import_extra
-from routers.linear import softmax
 from routers.progress import Progress, silent
 from routers.skimming import SkimmingRouter
 from routers.tempered import content_version
@@ -93,10 +92,14 @@ class StaticRouter(SkimmingRouter):
         router._restore(folder, categories, settings["temperature"])
         return router
 
-    def _answer(self, text: str) -> FloatArray:
+    def _logits(self, text: str) -> list[float]:
         vector = self.tokens.embed(text)
-        hidden = self._hidden @ vector + self.head_["hidden_intercept"]
-        return softmax(self._coef @ np.maximum(hidden, 0.0) + self.head_["intercept"])
+        hidden = self._hidden @ vector
+        hidden += self.head_["hidden_intercept"]
+        logits = self._coef @ np.maximum(hidden, 0.0, out=hidden)
+        logits += self.head_["intercept"]
+        row: list[float] = logits.tolist()
+        return row
 
     def _set_head(self, head: Mapping[str, AnyArray], categories: tuple[str, ...]) -> None:
         super()._set_head(head, categories)

@@ -175,7 +175,8 @@ def read_request(messages: Sequence[Mapping[str, Any]]) -> RequestText:
     if newest is None:
         return _request(messages, _newest_text(messages), frozenset())
     turns = [newest]
-    leans = _leans(newest.human)
+    has_context = newest.index > 0 or bool(newest.attached)
+    leans = has_context and _leans(newest.human)
     if leans:
         turns += _until_one_stands_alone(turns_back)
         leans = _leans(turns[-1].human)

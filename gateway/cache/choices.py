@@ -6,6 +6,7 @@ It can only ever make a request faster: when Redis fails, requests go on without
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Protocol, cast
 from urllib.parse import quote
@@ -47,11 +48,14 @@ def choice_key(tenant: str, router: Router, text: str, finer: FinerMap | None = 
 
     Two tenants never share a key, nor do two versions of a router or of finer categories.
     """
+    known_by = (tenant, router.name, router.version, *(() if finer is None else (finer.digest,)))
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    parts = [tenant, router.name, router.version, digest.hexdigest()]
-    if finer is not None:
-        parts.append(finer.digest)
-    return ":".join((PREFIX, *(quote(part, safe="") for part in parts))).encode()
+    return f"{_prefix(known_by)}:{digest.hexdigest()}".encode()
+
+
+@lru_cache(1024)
+def _prefix(known_by: tuple[str, ...]) -> str:
+    return ":".join((PREFIX, *(quote(part, safe="") for part in known_by)))
 
 
 class ChoiceCache(Protocol):

@@ -64,6 +64,14 @@ def test_the_expert_is_asked_first_and_its_parameters_count(gateway: Gateway) ->
     assert (again["x-coe-cache"], again["x-coe-active-params-b"]) == ("hit", "7")
 
 
+def test_asking_is_a_step_of_its_own(gateway: Gateway) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": f"About {uuid4().hex}."}]}
+    answer = gateway.post("/v1/chat/completions", json=body, headers={"x-coe-timing": "on"})
+    steps = {step.split(";")[0] for step in answer.headers["server-timing"].split(", ")}
+    assert steps >= {"classify", "cache", "queue", "ask"}
+    assert "encode" not in steps
+
+
 def test_the_trained_router_answers_when_the_expert_does_not(gateway: Gateway) -> None:
     prompt = f"Write a Python function that sorts a list, the elevator is out of order. {uuid4()}"
     headers = gateway.chat("auto", prompt).headers

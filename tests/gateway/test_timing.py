@@ -18,7 +18,10 @@ MESSAGES = [{"role": "user", "content": "hello"}]
 
 @pytest.mark.parametrize(
     ("prompt", "routing"),
-    [(prompt_for_the_cheap_stage, "classify"), (prompt_for_the_encoder, "classify cache queue")],
+    [
+        (prompt_for_the_cheap_stage, "classify"),
+        (prompt_for_the_encoder, "classify cache queue encode"),
+    ],
     ids=["at once", "with the encoder"],
 )
 def test_the_steps_of_a_request_are_timed_where_asked(

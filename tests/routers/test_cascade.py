@@ -41,6 +41,17 @@ def test_a_cheap_router_that_is_always_worse_answers_nothing() -> None:
     assert escalation(rows(0.9, 0.6, right=False), rows(0.9, 0.9)) == 1
 
 
+def test_luck_further_down_does_not_count() -> None:
+    cheap = np.vstack([rows(0.9), rows(0.8, right=False), rows(0.7, 0.6)])
+    both = np.vstack([rows(0.9, 0.9), rows(0.9, 0.9, right=False)])
+    assert escalation(cheap, both) == 0.9
+
+
+def test_equal_confidences_are_answered_alike() -> None:
+    cheap = np.vstack([rows(0.9, 0.8), rows(0.8, right=False)])
+    assert escalation(cheap, rows(0.9, 0.9, 0.9)) == 0.9
+
+
 def test_one_in_a_thousand_may_be_lost() -> None:
     cheap = np.vstack([rows(*np.linspace(0.99, 0.9, 999)), rows(0.8, right=False)])
     both = rows(*[0.9] * 1000)
@@ -80,7 +91,18 @@ def test_sure_answers_are_the_cheap_routers_and_others_the_mean_of_both(
 
 def test_what_the_cheap_router_is_sure_of_is_answered_at_once(cascade: CascadeRouter) -> None:
     sure = cascade.cheap.predict_proba(TEXTS).max(axis=1) >= cascade.escalate_below
-    assert [cascade.predict_at_once(text) is not None for text in TEXTS] == sure.tolist()
+    assert [not callable(cascade.predict_or_defer(text)) for text in TEXTS] == sure.tolist()
+
+
+def test_what_is_deferred_does_not_ask_the_cheap_router_again(
+    cascade: CascadeRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [cascade.predict_or_defer(text) for text in TEXTS]
+    monkeypatch.setattr(BagRouter, "predict_or_defer", None)
+    monkeypatch.setattr(BagRouter, "predict_proba", None)
+    deferred = [row for row in found if callable(row)]
+    assert deferred
+    assert all(row().sum() == pytest.approx(1) for row in deferred)
 
 
 def test_the_cheap_router_is_less_sure_of_two_prompts_in_one(cascade: CascadeRouter) -> None:

@@ -5,15 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from routers.arrays import write_arrays
+from routers.arrays import read_arrays, write_arrays
 from routers.artifact import DEFAULT_FOLDER
 from routers.encoder import SentenceEncoder
+from routers.skimming import skimmed
 from routers.static import StaticRouter
 from routers.tokens import TokenVectors
 from tests.prompts import shipped_encoder, toy_rows
 
+VECTORS = read_arrays(DEFAULT_FOLDER / "cheap" / "static" / "tokens.npz")["vectors"]
+SHIPPED = TokenVectors.load(DEFAULT_FOLDER / "cheap" / "static")
 ROWS = toy_rows()
 TEXTS = [row.prompt for row in ROWS]
 
@@ -92,8 +97,7 @@ def test_an_encoder_is_asked_what_its_tokens_mean(
 
 def test_an_encoder_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     encoder = shipped_encoder()
-    shipped = TokenVectors.load(DEFAULT_FOLDER / "cheap" / "static")
-    assert TokenVectors.of(encoder).digest == shipped.digest
+    assert TokenVectors.of(encoder).digest == SHIPPED.digest
 
     for name in ("encoder.onnx", "tokenizer.json"):
         shutil.copy(DEFAULT_FOLDER / name, tmp_path)
@@ -102,7 +106,7 @@ def test_an_encoder_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     shutil.copytree(DEFAULT_FOLDER / "cheap", tmp_path / "cheap")
     other = SentenceEncoder(tmp_path, max_tokens=16)
     monkeypatch.setattr(SentenceEncoder, "encode_tokens", lambda *_: np.eye(30_522, 384))
-    assert TokenVectors.of(other).digest != shipped.digest
+    assert TokenVectors.of(other).digest != SHIPPED.digest
 
 
 def test_vectors_of_another_vocabulary_are_refused() -> None:
@@ -142,3 +146,17 @@ def test_even_rows_of_many_categories_can_be_imitated() -> None:
     names = tuple(f"c{i:02}" for i in range(60))
     router = StaticRouter(shipped_encoder, "toy").imitate(list("abcd"), even, names)
     assert router.predict_proba(["a"]).max() < 0.2
+
+
+@given(st.text(st.characters(exclude_categories=["Cc"]), max_size=60))
+@example("Don't re-read 'foo_bar', naïve CAFÉ! supercalifragilistic 1999")
+@example("cafe\u0301 re\u0301sume\u0301, soft\u00adhyphen, 20°C, 10⁻³ 🎉🎉")
+def test_a_text_is_the_mean_of_the_tokens_that_the_tokenizer_makes_of_it(text: str) -> None:
+    token_ids = {*shipped_encoder().tokenizer.encode(skimmed(text), add_special_tokens=False).ids}
+    summed = VECTORS[[*token_ids]].sum(axis=0, dtype=np.int64)
+    expected = summed * np.sqrt(128) / max(np.linalg.norm(summed), 1)
+    np.testing.assert_allclose(SHIPPED.embed(text), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_name_of_a_special_token_is_text() -> None:
+    assert SHIPPED.embed("[MASK]").tobytes() == SHIPPED.embed("mask ] [").tobytes()
