@@ -209,10 +209,11 @@ def read_mapping(registry: ExpertRegistry) -> ExpertMapping:
         mapping = ScoredMapping.load(path, written.presets)
     for name in mapping.experts:
         if name not in registry:
-            raise ConfigError(
-                f"{registry.path.name}: mapping.table: {path} must name experts; got {name!r}. "
+            fault = (
+                f"mapping.table: {path} must name experts; got {name!r}. "
                 f"Allowed: {', '.join(registry)}. Make it again with coe map --write"
             )
+            raise ConfigError(_placed(registry, fault))
     return mapping
 
 
@@ -292,9 +293,17 @@ def _named(registry: ExpertRegistry) -> Iterator[None]:
     try:
         yield
     except ArtifactError as error:
-        raise ConfigError(f"{registry.path.name}: router: {error}") from error
+        raise ConfigError(_placed(registry, f"router: {error}")) from error
     except RuleError as error:
         told = str(error).replace("rules", "keywords", 1)
-        raise ConfigError(f"{registry.path.name}: {told}") from error
+        raise ConfigError(_placed(registry, told)) from error
     except MappingError as error:
-        raise ConfigError(f"{registry.path.name}: {error}") from error
+        raise ConfigError(_placed(registry, str(error))) from error
+
+
+def _placed(registry: ExpertRegistry, fault: str) -> str:
+    """Return a fault after the name of the experts file and the line of the key it begins with."""
+    lines = registry.file.lines
+    key = max((key for key in lines if fault.startswith(key)), key=len, default=None)
+    line = "" if key is None else f":{lines[key]}"
+    return f"{registry.path.name}{line}: {fault}"

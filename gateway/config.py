@@ -24,6 +24,8 @@ from gateway.schema import (
 AUTO = "auto"
 """The `model` that asks for routing."""
 _GUARD_KEYS = ("max_concurrency", "max_queue", "open_after_failures")
+_JUDGED_LATER = frozenset(("router", "keywords", "mapping"))
+"""Keys whose values a trained router must fit."""
 _YAML_FAULTS = (YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError)
 """What ruamel.yaml raises: the last three for ``!!bool x``, ``+_`` and the like."""
 
@@ -99,6 +101,7 @@ def parse_experts_file(text: str, name: str = "experts.yaml") -> ExpertsFile:
     faults = [fault for fault in found if _written(tree, fault[0])] or found[:1]
     if faults:
         raise ConfigError("\n".join(f"{name}:{_line(tree, at)}: {text}" for at, text in faults))
+    parsed.lines.update(_lines(tree))
     return parsed
 
 
@@ -143,6 +146,14 @@ def _line(tree: Any, location: Location) -> int:  # noqa: ANN401
         except (AttributeError, KeyError, IndexError, TypeError):
             break
     return int(line) + 1
+
+
+def _lines(tree: Any) -> Iterator[tuple[str, int]]:  # noqa: ANN401
+    """Yield what `ExpertsFile.lines` holds."""
+    for key in _JUDGED_LATER & tree.keys():
+        yield key, _line(tree, (key,))
+        for inner in tree[key] if isinstance(tree[key], dict) else ():
+            yield f"{key}.{inner}", _line(tree, (key, inner))
 
 
 def _cross_faults(file: ExpertsFile) -> Iterator[tuple[Location, str]]:

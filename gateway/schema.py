@@ -12,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PrivateAttr,
     StringConstraints,
     Tag,
     field_validator,
@@ -270,6 +271,16 @@ class ExpertsFile(_Strict):
         description="Category -> experts, best first; a category left out goes to `general`. Or "
         "the table and the presets that `coe map --write` writes."
     )
+
+    _lines: dict[str, int] = PrivateAttr(default_factory=dict)
+
+    @property
+    def lines(self) -> dict[str, int]:
+        """Keys that only a trained router can judge, such as ``mapping.law`` -> their lines.
+
+        Empty where the file was not read from YAML.
+        """
+        return self._lines
 
     @field_validator("min_confidence", mode="before")
     @classmethod

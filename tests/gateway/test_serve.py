@@ -64,12 +64,19 @@ def test_strangers_are_not_served_without_a_key(tmp_path: Path, host: str) -> No
 
 
 def test_a_category_that_the_router_does_not_have_is_refused(tmp_path: Path) -> None:
-    message = r"experts.yaml: mapping.codin must be a category of the router; got 'codin'. Allowed:"
-    refused(one_expert(tmp_path, {"codin": ["only"]}), message)
+    config = one_expert(tmp_path, {"codin": ["only"]})
+    (line,) = (n for n, text in enumerate(config.read_text().splitlines(), 1) if "codin" in text)
+    message = rf"experts.yaml:{line}: mapping.codin must be a category of the router; got 'codin'."
+    refused(config, message)
+
+
+def test_keywords_of_a_category_that_the_router_does_not_have_are_refused(tmp_path: Path) -> None:
+    config = one_expert(tmp_path, keywords={"codin": ["segfault"]})
+    refused(config, r"experts.yaml:\d+: keywords.codin: must be a category of router 'default'")
 
 
 def test_a_missing_router_is_refused(tmp_path: Path) -> None:
-    refused(one_expert(tmp_path, router="nowhere"), r"experts\.yaml: router: ")
+    refused(one_expert(tmp_path, router="nowhere"), r"experts\.yaml:\d+: router: ")
 
 
 def test_a_broken_experts_file_is_refused(tmp_path: Path) -> None:
