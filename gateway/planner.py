@@ -141,7 +141,7 @@ class Planner:
         ranked = composition.mapping.rank(decision, candidates, preset)
         on_trial = composition.explorations if preset == DEFAULT_PRESET else {}
         tried = explored(on_trial, reading.text, decision.probabilities, candidates)
-        by_rule = isinstance(router, KeywordRouter) and router.matches(reading.text)
+        by_rule = _by_rule(router, reading.text)
         return Plan(
             tuple(registry[name] for name in dict.fromkeys((*tried, *ranked))),
             decision,
@@ -256,7 +256,10 @@ class Planner:
                 breaker.abandoned(probe=probe)
                 raise
             else:
-                breaker.succeeded(probe=probe)
+                if chosen[1] == "hit" or _by_rule(router, text):
+                    breaker.abandoned(probe=probe)  # nobody was asked
+                else:
+                    breaker.succeeded(probe=probe)
                 return router, *chosen
         return trained, *await self._choice(composition, trained, text, tenant, None)
 
@@ -347,3 +350,8 @@ class Planner:
         step_done("queue", begun_s)
         step_done("encode" if timeout_s is None else "ask")
         return choice
+
+
+def _by_rule(router: Router, text: str) -> bool:
+    """Whether a rule of the operator decides for a text, so that no router is really run."""
+    return isinstance(router, KeywordRouter) and router.matches(text)

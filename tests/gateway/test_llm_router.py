@@ -18,13 +18,22 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway.backends.ask import ExpertAsk
+from gateway.cache.choices import Choice, RedisChoiceCache, choice_key
+from gateway.cache.link import Link, connect
 from gateway.composition import ROUTER_FAILURES, compose
 from gateway.experts import Expert, ExpertRegistry
 from gateway.metrics import Metrics
 from gateway.planner import Planner
 from routers.base import RouterError
 from routers.llm import LABELS
-from tests.servers import NOBODY_URL, Gateway, UpstreamServer, run_gateway, write_experts
+from tests.servers import (
+    NOBODY_URL,
+    Gateway,
+    UpstreamServer,
+    Valkey,
+    run_gateway,
+    write_experts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +200,41 @@ def test_an_edit_lets_the_llm_router_try_again(tmp_path: Path) -> None:
         asyncio.run(fail(planner))
     assert first.ask_breaker.rests_for_s > 0
     assert compose(registry, ask, first).ask_breaker.rests_for_s == 0
+
+
+def test_what_is_known_without_the_expert_does_not_say_that_it_works(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    registry = ExpertRegistry.load(
+        write_experts(
+            tmp_path / "e.yaml",
+            [{"name": "judge", "base_url": NOBODY_URL}],
+            {},
+            llm_router={"expert": "judge"},
+            keywords={"law": ["notary"]},
+        )
+    )
+    composition = compose(registry, lambda expert, limit_s: ExpertAsk(expert, None, None, limit_s))
+    router = composition.routers[0]
+    by_rule, known = "Where do I find a notary?", "Which question did somebody ask before?"
+
+    async def plan_all(executor: ThreadPoolExecutor) -> list[str]:
+        metrics = Metrics(CollectorRegistry())
+        link = Link(connect(valkey.url, 1000), metrics, 1000)
+        cache = RedisChoiceCache(link, 60)
+        choice = Choice(composition.trained.predict_proba([known])[0])
+        cache.set(choice_key("t", router, known), choice, shared=False)
+        planner = Planner(composition, cache, None, executor, metrics)
+        answered = []
+        for number in range(ROUTER_FAILURES):
+            for text in (by_rule, known, f"question {number}"):
+                messages = [{"role": "user", "content": text}]
+                answered.append((await planner.plan("auto", messages, (), "t")).router)
+        await link.aclose()
+        return [one.name for one in answered if one is not None]
+
+    with ThreadPoolExecutor(1) as executor:
+        names = asyncio.run(plan_all(executor))
+    trained = composition.routers[-1].name
+    assert names == [router.name, router.name, trained] * ROUTER_FAILURES
+    assert composition.ask_breaker.rests_for_s > 0
