@@ -247,7 +247,7 @@ class Planner:
             probe = breaker.begin()
             try:
                 timeout_s = composition.ask_timeout_s
-                chosen = await self._choice(composition, router, text, tenant, timeout_s)
+                choice, cache = await self._choice(composition, router, text, tenant, timeout_s)
             except RouterError as error:
                 breaker.failed(probe=probe)
                 self._metrics.router_failures.labels(router.name).inc()
@@ -256,11 +256,11 @@ class Planner:
                 breaker.abandoned(probe=probe)
                 raise
             else:
-                if chosen[1] == "hit" or _by_rule(router, text):
+                if cache == "hit" or _by_rule(router, text):
                     breaker.abandoned(probe=probe)  # nobody was asked
                 else:
                     breaker.succeeded(probe=probe)
-                return router, *chosen
+                return router, choice, cache
         return trained, *await self._choice(composition, trained, text, tenant, None)
 
     async def _choice(

@@ -50,6 +50,13 @@ def test_prompts_that_are_alike_make_one_prototype() -> None:
     assert len(found["prototypes"]) == 2
 
 
+def test_what_an_earlier_version_made_is_refused() -> None:
+    found = fit_prototypes(unit(np.array([[1.0, 0], [0, 1]])), np.array([0, 1]))
+    del found["prototype_bandwidth"]
+    with pytest.raises(ValueError, match="an earlier version made it: train it again"):
+        Prototypes(found)
+
+
 def test_a_product_with_rows_is_the_usual_one() -> None:
     rng = np.random.default_rng(0)
     for shape in ((1, 3), (47, 384), (5, 9_000)):
