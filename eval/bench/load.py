@@ -47,18 +47,26 @@ class Load:
         Clients; each sends its next request when it has its answer.
     stream : bool
         Whether streams are asked for.
+    mixed : bool
+        Whether what follows the question of a long prompt is on another topic.
     """
 
     prompt_chars: int
     distinct: bool
     concurrency: int
     stream: bool = False
+    mixed: bool = False
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts, one where all are the same."""
+        texts = prompts(self.prompt_chars, mixed=self.mixed)
+        return texts if self.distinct else texts[:1]
 
     def around(self, model: str) -> list[tuple[str, str]]:
         """Return what is before and after the number in each body; one where all are the same."""
-        texts = prompts(self.prompt_chars)
         bodies = []
-        for prompt in texts if self.distinct else texts[:1]:
+        for prompt in self.texts:
             message = {"role": "user", "content": prompt}
             body = json.dumps({"model": model, "messages": [message], "stream": self.stream})
             before, _, after = body.partition(NUMBER)

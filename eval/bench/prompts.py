@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from routers.artifact import load_router
@@ -32,28 +33,36 @@ QUESTIONS = (
     "Remind me what we talked about earlier, it was something about number 9 on the list.",
     "Which phone would you buy if you could spend 9 and cared most about its camera?",
 )
-_FILLER = " Here is what I have noted so far: " + (
-    "the ledger of every month shows what a small firm spent and what it earned from sales " * 8
-)
+_NOTES = Path(__file__).with_name("notes.txt")
+"""What somebody may have written behind a question: a paragraph for two of them, on their topic."""
 CHARS_PER_TOKEN = 4.5
 """About, in the tokenizer of the default router's encoder."""
 _SHORT_CHARS = 100
 """A prompt of at most this is the question alone."""
 
 
-def prompts(n_chars: int) -> list[str]:
-    """Return the questions, each followed by notes up to a length where it is longer than one."""
+def prompts(n_chars: int, *, mixed: bool = False) -> list[str]:
+    """Return the questions, with notes behind them where they are to be longer.
+
+    The notes are on the topic of the question, or on another one where `mixed`; those that are too
+    short are repeated.
+    """
     if n_chars <= _SHORT_CHARS:
         return list(QUESTIONS)
-    filler = _FILLER * (n_chars // len(_FILLER) + 1)
-    return [(question + filler)[:n_chars] for question in QUESTIONS]
+    notes = _NOTES.read_text(encoding="utf-8").strip().split("\n\n")
+    n_each = len(QUESTIONS) // len(notes)
+    shift = len(notes) // 2 if mixed else 0
+    texts = []
+    for index, question in enumerate(QUESTIONS):
+        behind = "\n\n" + notes[(index // n_each + shift) % len(notes)]
+        texts.append((question + behind * (n_chars // len(behind) + 1))[:n_chars])
+    return texts
 
 
-def n_encoded(n_chars: int, router_folder: Path) -> int:
+def n_encoded(texts: Sequence[str], router_folder: Path) -> int:
     """Return for how many of the prompts a router asks its encoder; all where it has but that."""
     router = load_router(router_folder)
     inner = router.router if isinstance(router, LanguageGate) else router
-    texts = prompts(n_chars)
     if not isinstance(inner, CascadeRouter):
         return len(texts)
     return int((inner.cheap.predict_proba(texts).max(axis=1) < inner.escalate_below).sum())

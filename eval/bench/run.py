@@ -23,6 +23,8 @@ Report = Callable[[str], None]
 OURS = "coe routed"
 """Start of the name of the system that ratios are taken to."""
 ROUNDED = 4
+WARM_UP_S = 1.0
+"""For which the load runs before it is measured: a system that was idle begins cold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,8 @@ class Case:
     Attributes
     ----------
     name : str
-        ``same`` or ``distinct`` prompts, or ``stream``, then the size of the prompt.
+        What is sent, then the size of the prompt: the ``same`` prompt over and over, ``distinct``
+        ones, ``mixed`` ones (distinct, and of two topics each), or ``stream``.
     """
 
     name: str
@@ -51,7 +54,7 @@ def cases(*, quick: bool) -> list[Case]:
     if quick:
         found.append(_case("same", 20, 512))
     found += [_case("distinct", 20, level) for level in levels]
-    found += [_case("distinct", 500, level) for level in levels[:2]]
+    found += [_case(kind, 500, level) for kind in ("distinct", "mixed") for level in levels[:2]]
     if not quick:
         found += [_case("distinct", 4000, level) for level in (1, 8)]
         found.append(Case("same-1mb", Load(10**6, False, 8)))
@@ -70,7 +73,13 @@ def pick(known: Sequence[Case], labels: Sequence[str]) -> list[Case]:
 
 def _case(kind: str, n_tokens: int, concurrency: int) -> Case:
     chars = round(n_tokens * CHARS_PER_TOKEN)
-    load = Load(chars, kind == "distinct", concurrency, stream=kind == "stream")
+    load = Load(
+        chars,
+        distinct=kind in ("distinct", "mixed"),
+        concurrency=concurrency,
+        stream=kind == "stream",
+        mixed=kind == "mixed",
+    )
     return Case(f"{kind}-{n_tokens}", load)
 
 
@@ -133,13 +142,17 @@ def summarise(
 
 
 def _round(target: Target, load: Load, seconds: float, folder: Path) -> Round:
+    _send(target, load, WARM_UP_S, folder)
     before_s = _cpu_s(target)
-    if load.stream:
-        sample = run_streams(target.url, target.model, target.headers, load, seconds)
-    else:
-        sample = run_wrk(target.url, target.model, target.headers, load, seconds, folder)
+    sample = _send(target, load, seconds, folder)
     time.sleep(0.1)  # what is done after an answer counts too
     return Round(sample, _cpu_s(target) - before_s, _memory_mb(target))
+
+
+def _send(target: Target, load: Load, seconds: float, folder: Path) -> Sample:
+    if load.stream:
+        return run_streams(target.url, target.model, target.headers, load, seconds)
+    return run_wrk(target.url, target.model, target.headers, load, seconds, folder)
 
 
 def _processes(target: Target) -> list[psutil.Process]:

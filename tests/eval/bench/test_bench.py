@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from eval.bench.load import Load, Sample
-from eval.bench.prompts import NUMBER, QUESTIONS
+from eval.bench.prompts import NUMBER, QUESTIONS, prompts
 from eval.bench.report import markdown
 from eval.bench.run import Case, Round, cases, pick, summarise
 from eval.bench.streams import run_streams
@@ -52,15 +52,27 @@ def test_the_source_of_streams_is_steady_and_its_chunks_are_timed(pacer: str) ->
     assert 0 < sample.p50_ms < 1000 * took_s
 
 
-@pytest.mark.parametrize("n_chars", [90, 2000])
-def test_a_prompt_has_one_place_for_the_number_that_makes_it_distinct(n_chars: int) -> None:
-    bodies = Load(n_chars, True, 1).around("auto")
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("n_chars", [90, 2_000, 18_000])
+def test_a_prompt_has_one_place_for_the_number_that_makes_it_distinct(
+    n_chars: int, mixed: bool
+) -> None:
+    bodies = Load(n_chars, True, 1, mixed=mixed).around("auto")
     assert len(bodies) == len(QUESTIONS)
     for (before, after), question in zip(bodies, QUESTIONS, strict=True):
         text = json.loads(f"{before}7{after}")["messages"][0]["content"]
         assert text.startswith(question.replace(NUMBER, "7"))
         assert NUMBER not in text
         assert n_chars <= 100 or len(text) == n_chars
+
+
+def test_notes_behind_a_question_are_on_its_topic_or_mixed_with_another() -> None:
+    alike, mixed = prompts(2_000), prompts(2_000, mixed=True)
+    notes = [text.removeprefix(QUESTIONS[i]) for i, text in enumerate(alike)]
+    assert notes[0][:500] == notes[1][:500] != notes[2][:500]
+    others = [text.removeprefix(QUESTIONS[i])[:500] for i, text in enumerate(mixed)]
+    assert {each[:500] for each in notes} == set(others)
+    assert all(other != note[:500] for other, note in zip(others, notes, strict=True))
 
 
 def rounds(*p50_and_rate: tuple[float, int]) -> list[Round]:
