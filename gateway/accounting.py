@@ -25,7 +25,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from gateway.metrics import Metrics
-from gateway.record import Record
+from gateway.record import REJECTED, Record
 
 KEY = "coe:2:ledger"
 """Redis hash: one field for each worker process, its totals as JSON."""
@@ -73,7 +73,7 @@ class Totals:
         self.unknown_usage += record.usage == "none" and record.outcome == "ok"
         self.prompt_tokens += record.prompt_tokens
         self.completion_tokens += record.completion_tokens
-        if record.expert is None:
+        if record.expert is None or record.outcome == REJECTED:
             return
         with_router, without = record.active_params_b, record.expert_active_params_b
         if with_router is None or without is None:

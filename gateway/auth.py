@@ -13,6 +13,9 @@ from gateway.keys import PREFIX, Caller
 from gateway.services import services_of
 from gateway.settings import Settings, is_loopback
 
+_PROXIED = {"forwarded", "via", "x-forwarded-for", "x-real-ip"}
+"""Headers that proxies add for the client behind them."""
+
 
 async def authenticate(request: Request) -> Caller:
     """Return who asks, after counting the request against the limits of its key.
@@ -57,8 +60,9 @@ def authorize_admin(request: Request, settings: Settings) -> None:
     AuthenticationError
         When an admin key is set and the request does not carry it.
     PermissionDeniedError
-        When none is set and the caller is not on this machine, or a page of another site has the
-        browser ask: by its Origin, or by a name of its own that leads here (DNS rebinding).
+        When none is set and the caller is not on this machine, or asks for somebody else: a proxy
+        that says so, or a browser for a page of another site, by its Origin or by a name of its own
+        that leads here (DNS rebinding).
     """
     if settings.admin_key is not None:
         if not _same(sent_key(request), settings.admin_key):
@@ -68,7 +72,8 @@ def authorize_admin(request: Request, settings: Settings) -> None:
         return
     nearby = request.client is not None and is_loopback(request.client.host)
     here = is_loopback(_host_of(f"//{request.headers.get('host', '')}"))
-    if not nearby or not here or _asked_by_foreign_page(request):
+    proxied = not _PROXIED.isdisjoint(request.headers)
+    if not nearby or not here or proxied or _asked_by_foreign_page(request):
         raise PermissionDeniedError(
             "This is for administrators: while COE_ADMIN_KEY is not set, callers on this machine "
             "only, by its loopback address or as localhost."

@@ -21,6 +21,7 @@ from routers.base import (
     FloatArray,
     Router,
     RouterError,
+    active_params_to_embed_b,
     decide,
     predict_and_embed,
     predict_or_defer,
@@ -112,6 +113,12 @@ class Composition:
     def finer_for(self, router: Router) -> FinerMap | None:
         """Return the finer categories, if they know the embeddings of a router."""
         return self.finer if self.finer is not None and self.finer.knows(router) else None
+
+    def router_active_params_b(self, router: Router) -> float:
+        """Return the 10^9 parameters that one classification takes, finer categories included."""
+        if self.finer_for(router) is None:
+            return router.active_params_b
+        return active_params_to_embed_b(router)
 
     def choose_or_defer(self, router: Router, text: str) -> Choice | Callable[[], Choice]:
         """Run a router, and finer categories on the embedding that it made on the way.

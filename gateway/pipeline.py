@@ -19,7 +19,7 @@ from gateway.keys import Caller
 from gateway.plan import Plan
 from gateway.planner import Planner
 from gateway.protocol import CHAT, EMBEDDINGS, upstream_body
-from gateway.record import Record
+from gateway.record import REJECTED, Record
 from gateway.relay import StreamRelay
 from gateway.relay_native import NativeRelay
 from gateway.rescue import continued, successors
@@ -103,8 +103,8 @@ class Pipeline:
                 opened, recording = await self._open(asked, plan.experts, record)
                 if opened.rest is None and limit is not None:
                     limit.reschedule(None)  # all of it has come: how fast it is read is not ours
-                if session is not None and plan.decision is not None:
-                    self._planner.remember(session, plan.experts[0], plan.decision)
+                if session is not None:
+                    self._planner.remember(session, plan)
                 sink = asked.answer_to(sink, is_native(asked, opened.request))
                 await self._relay(asked, plan, opened, record, sink)
                 await sink.end()
@@ -145,7 +145,7 @@ class Pipeline:
             call.caller.tenant,
             request.max_tokens,
             session.so_far if session else None,
-            bytes(request.fields["messages"]) if "messages" in request.fields else None,
+            bytes(request.fields["messages"]) if request.path == CHAT else None,
         )
         return plan, session.next if session else None
 
@@ -183,6 +183,8 @@ class Pipeline:
     ) -> None:
         """Pass the answer on and read what it cost."""
         record.status = opened.response.status
+        if opened.rest is None and opened.reading is None:
+            record.outcome = REJECTED
         headers = {
             "content-type": opened.response.headers.get("content-type", "application/json"),
             **record.headers(),
@@ -195,9 +197,7 @@ class Pipeline:
                 return
         finally:
             await opened.aclose()
-        if opened.reading is None:
-            record.outcome = "rejected_by_expert"
-        else:
+        if opened.reading is not None:
             record.note_reading(opened.reading, asked.request, opened.first)
         await sink.start(record.status, {**headers, "content-length": str(len(opened.first))})
         await sink.write(opened.first)  # raises where the answer cannot be translated
@@ -257,6 +257,11 @@ class Pipeline:
             return upstream_request(Translation(rest), expert, record.request_id)
 
         opened = await self._dispatcher.open(able, request_for, record)
+        if opened.rest is None:  # it refuses: that is no rest of an answer
+            await opened.aclose()
+            raise error
+        if relay.reading.chunks == 0:
+            record.forget_expert()
         relay.resume()
         record.rescued_by.append(opened.expert.name)
         record.note_expert(opened.expert)
@@ -289,17 +294,26 @@ async def _pump(opened: Opened, relay: StreamRelay | NativeRelay, sink: Sink) ->
     Raises
     ------
     ExpertError
-        When it breaks: cut, stalled, reported by the expert, or ended without an end.
+        When it breaks: cut, stalled, reported by the expert, not to be translated for the client,
+        or ended without an end.
     """
-    await sink.write(relay.feed(opened.first))
+
+    async def write(data: bytes) -> None:
+        try:
+            await sink.write(data)
+        except ExpertError as error:  # then what came with it is no end either
+            relay.failure = error
+            raise
+
+    await write(relay.feed(opened.first))
     if opened.rest is not None and relay.failure is None:
         async for chunk in opened.rest:
             if data := relay.feed(chunk):
-                await sink.write(data)
+                await write(data)
             if relay.failure is not None:
                 break
     if relay.failure is None and not relay.done:
-        await sink.write(relay.flush())
+        await write(relay.flush())
     if relay.failure is not None:
         raise relay.failure
     if not relay.complete:

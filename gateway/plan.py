@@ -40,8 +40,9 @@ class Plan:
         Whether the choice was found in the cache.
     router_active_params_b : float
         10^9 parameters spent on classifying: 0 for a cached choice or a pinned expert.
-    stuck : bool
-        Whether the conversation keeps an expert that the decision alone would not choose.
+    kept_for : str or None
+        The category that led a conversation to its expert, where the decision alone would choose
+        another one; None where it chose.
     explores : bool
         Whether the prompt tries out an expert; see `gateway.explore`.
     why : str
@@ -58,7 +59,7 @@ class Plan:
     router: Router | None
     cache: Cache
     router_active_params_b: float
-    stuck: bool = False
+    kept_for: str | None = None
     explores: bool = False
     why: str = "pinned"
     preset: str | None = None
@@ -69,7 +70,7 @@ class Plan:
         """Why the first expert was chosen, as in ``x-coe-reason``."""
         if self.decision is None:
             return self.why
-        if self.stuck:
+        if self.kept_for is not None:
             return "sticky"
         if self.explores:
             return "explore"
@@ -92,7 +93,8 @@ def with_kept(plan: Plan, expert: Expert, category: str) -> Plan:
     if pays(decision, reading.text, router.categories_, category):
         return plan
     others = tuple(other for other in plan.experts if other.name != expert.name)
-    return replace(plan, experts=(expert, *others), stuck=plan.experts[0].name != expert.name)
+    kept_for = category if plan.experts[0].name != expert.name else None
+    return replace(plan, experts=(expert, *others), kept_for=kept_for)
 
 
 def pays(decision: Decision, text: str, categories: Sequence[str], before: str) -> bool:

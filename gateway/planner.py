@@ -16,13 +16,12 @@ from gateway.cache.choices import Choice, ChoiceCache, choice_key
 from gateway.cache.sessions import Session, Sessions
 from gateway.composition import Composition
 from gateway.errors import InvalidRequestError, ModelNotFoundError
-from gateway.experts import Expert
 from gateway.explore import explored
 from gateway.metrics import Metrics
 from gateway.plan import Cache, Plan, with_kept
 from gateway.recent import Recent
 from gateway.timing import step_done
-from routers.base import Decision, Router, RouterError
+from routers.base import Router, RouterError
 from routers.keyword import KeywordRouter
 from routers.mapping import DEFAULT_PRESET
 from routers.text import RequestText, read_request
@@ -148,7 +147,7 @@ class Planner:
             reading,
             router,
             cache,
-            0.0 if cache == "hit" or by_rule else router.active_params_b,
+            0.0 if cache == "hit" or by_rule else composition.router_active_params_b(router),
             explores=bool(tried),
             preset=preset,
             mapping=composition.mapping,
@@ -223,10 +222,11 @@ class Planner:
             return None
         return await self._sessions.get(key)
 
-    def remember(self, key: bytes, expert: Expert, decision: Decision) -> None:
-        """Note which expert a conversation is with."""
-        if self._sessions is not None:
-            self._sessions.set(key, Session(expert.name, decision.category))
+    def remember(self, key: bytes, plan: Plan) -> None:
+        """Note which expert a conversation is with, and the category that led there."""
+        if self._sessions is not None and plan.decision is not None:
+            category = plan.kept_for or plan.decision.category
+            self._sessions.set(key, Session(plan.experts[0].name, category))
 
     async def _read(self, messages: Sequence[Mapping[str, Any]]) -> RequestText:
         """Read a conversation; a very long one beside the event loop."""

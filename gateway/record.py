@@ -18,6 +18,7 @@ from gateway.protocol import ChatRequest
 from gateway.relay import Reading
 
 ANSWER_HIT = "answer_hit"
+REJECTED = "rejected_by_expert"
 _COMPLETE = {"stop", "end_turn"}
 """What experts say of an answer that came to its own end: in OpenAI's words, and in Anthropic's."""
 
@@ -33,7 +34,8 @@ class Record:
     expert, category, preset, confidence, reason, router, cache : str, float or None
         The choice; None for what was not come to. A pinned request has no preset.
     active_params_b, expert_active_params_b : float or None
-        With and without the router; None when the expert's size is unknown.
+        With and without the router; None when the expert's size is unknown. The former is None too
+        where the expert refused: it produced nothing.
     usage : {"reported", "estimated", "none"}
         Where the token counts come from: the expert; the length of the prompt, and the number of
         chunks or the length of the answer; or nowhere.
@@ -73,8 +75,8 @@ class Record:
 
     @property
     def active_params_b(self) -> float | None:
-        """Of the whole request, in 10^9; None when the expert's size is unknown."""
-        if self.expert_active_params_b is None:
+        """Of the whole request, in 10^9; see above for None."""
+        if self.expert_active_params_b is None or self.outcome == REJECTED:
             return None
         return round(self.expert_active_params_b + self.router_active_params_b, 9)
 
@@ -108,6 +110,10 @@ class Record:
         size = expert.active_params_b
         self.expert_active_params_b = None if before is None or size is None else before + size
         self.expert = expert.name
+
+    def forget_expert(self) -> None:
+        """Take back a call that produced nothing."""
+        self.expert = self.expert_active_params_b = None
 
     def note_kept(self, expert: Expert) -> None:
         """Note that an answer of an expert is given again."""

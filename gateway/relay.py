@@ -18,6 +18,8 @@ class _Delta(msgspec.Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    refusal: str | None = None
+    audio: Raw = Raw(b"null")
     tool_calls: Raw = Raw(b"null")
     function_call: Raw = Raw(b"null")
 
@@ -242,8 +244,8 @@ class StreamRelay:
                 self.reading.finish_reason = reason
 
     def _read_delta(self, index: int, delta: _Delta) -> None:
-        calls = {bytes(delta.tool_calls), bytes(delta.function_call)} - _NONE
-        more = bool(calls or delta.reasoning_content or delta.reasoning)
+        parts = {bytes(part) for part in (delta.tool_calls, delta.function_call, delta.audio)}
+        more = bool(parts - _NONE or delta.reasoning_content or delta.reasoning or delta.refusal)
         self.reading.chunks += more or bool(delta.content)
         self._parts.append(delta.content or "")
         if more or index:

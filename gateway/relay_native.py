@@ -104,9 +104,9 @@ class NativeRelay:
         return b"".join([self._pass(event) for event in self._splitter.feed(chunk)])
 
     def flush(self) -> bytes:
-        """Return what was held back at the end of the stream."""
+        """Return what was held back at the end of the stream, as a whole event."""
         rest = self._splitter.flush()
-        return self._pass(rest) if rest else b""
+        return self._pass(rest.rstrip(b"\r\n") + b"\n\n") if rest.strip() else b""
 
     def end(self) -> bytes:
         """Return nothing: these streams say themselves that they end."""

@@ -72,6 +72,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer = None
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body: it is none of the next head, where the answer came before it."""
+        super().on_body(body)
+        self._head_bytes -= len(body)
+
     def on_response_complete(self) -> None:
         """Expect the next request, unless it is here already."""
         super().on_response_complete()

@@ -77,10 +77,17 @@ class EncodingRouter(Router, Protocol):
     ----------
     encoder_digest : str or None
         What the embeddings depend on; None when no encoder is behind it.
+    active_params_to_embed_b : float
+        10^9 parameters that `predict_and_embed` takes: all of a cascade's.
     """
 
     @property
     def encoder_digest(self) -> str | None:
+        """See above."""
+        ...
+
+    @property
+    def active_params_to_embed_b(self) -> float:
         """See above."""
         ...
 
@@ -191,6 +198,11 @@ def predict_and_embed(router: Router, text: str) -> tuple[FloatArray, FloatArray
     if _encodes(router):
         return router.predict_and_embed(text)
     return _row(router, text), None
+
+
+def active_params_to_embed_b(router: Router) -> float:
+    """Return the 10^9 parameters that `predict_and_embed` takes for a text."""
+    return router.active_params_to_embed_b if _encodes(router) else router.active_params_b
 
 
 def predict_or_defer(router: Router, text: str) -> FloatArray | Deferred:

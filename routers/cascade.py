@@ -115,6 +115,11 @@ class CascadeRouter:
         """See `routers.base.EncodingRouter`."""
         return content_version(self.strong.encoder_digest, self.speller.digest)
 
+    @property
+    def active_params_to_embed_b(self) -> float:
+        """See `routers.base.EncodingRouter`."""
+        return self.cheap.active_params_b + self.strong.active_params_b
+
     def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
         """See `routers.base.EncodingRouter.predict_and_embed`.
 

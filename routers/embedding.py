@@ -57,6 +57,11 @@ class EmbeddingRouter(TemperedRouter):
         """See `routers.base.EncodingRouter`."""
         return self.encoder.digest
 
+    @property
+    def active_params_to_embed_b(self) -> float:
+        """See `routers.base.EncodingRouter`."""
+        return self.active_params_b
+
     def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
         """See `routers.base.EncodingRouter.predict_and_embed`."""
         (embedding,) = self.encoder.encode([text])

@@ -18,6 +18,7 @@ from routers.base import (
     Deferred,
     FloatArray,
     Router,
+    active_params_to_embed_b,
     encoder_digest,
     predict_and_embed,
     predict_or_defer,
@@ -114,6 +115,11 @@ class KeywordRouter:
     def encoder_digest(self) -> str | None:
         """See `routers.base.EncodingRouter`."""
         return encoder_digest(self._fallback)
+
+    @property
+    def active_params_to_embed_b(self) -> float:
+        """See `routers.base.EncodingRouter`."""
+        return active_params_to_embed_b(self._fallback)
 
     def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
         """See `routers.base.EncodingRouter.predict_and_embed`; a rule needs no embedding."""

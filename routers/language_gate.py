@@ -9,7 +9,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from routers.arrays import BoolArray
-from routers.base import Deferred, FloatArray, encoder_digest, predict_and_embed, predict_or_defer
+from routers.base import (
+    Deferred,
+    FloatArray,
+    active_params_to_embed_b,
+    encoder_digest,
+    predict_and_embed,
+    predict_or_defer,
+)
 from routers.language import is_english, is_plainly_english
 from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
@@ -71,6 +78,11 @@ class LanguageGate:
     def encoder_digest(self) -> str | None:
         """See `routers.base.EncodingRouter`."""
         return encoder_digest(self.router)
+
+    @property
+    def active_params_to_embed_b(self) -> float:
+        """See `routers.base.EncodingRouter`."""
+        return active_params_to_embed_b(self.router)
 
     def predict_and_embed(self, text: str) -> tuple[FloatArray, FloatArray | None]:
         """See `routers.base.EncodingRouter.predict_and_embed`; other languages are not embedded."""

@@ -87,15 +87,17 @@ def session_keys(
     Parameters
     ----------
     named : str or None
-        What the client calls it (``x-session-id``). None: it is known by what was said. Its next
-        request repeats all turns of the user and adds one, so it is kept under all of them and
+        What the client calls it (``x-session-id``); under each ``model`` it is another one, so that
+        ``auto:best`` is not kept where ``auto:small`` went. None: it is known by what was said. Its
+        next request repeats all turns of the user and adds one, so it is kept under all of them and
         looked up under all but the last. Two conversations that only begin alike stay apart.
     fields : Mapping
         The fields of the request, not decoded: ``model``, ``user``, ``tools`` and
         ``prompt_cache_key`` tell conversations apart too.
     """
     if named is not None:
-        key = _key(tenant, b"named", named.encode("utf-8", "surrogatepass"))
+        model = bytes(fields.get("model", b""))
+        key = _key(tenant, b"named", named.encode("utf-8", "surrogatepass"), model)
         return SessionKeys(key, key)
     same = [bytes(fields.get(name, b"")) for name in _TELLING]
     lasting = [m for m in messages if m["role"] in {"user", "system", "developer"}]

@@ -68,7 +68,7 @@ def stand_ins(upstream: UpstreamServer) -> list[dict[str, Any]]:
         {"name": "unsized", "model": "ok"},
         {"name": "vectors", "model": "ok", "capabilities": ["embeddings"], "active_params_b": 0.1},
         {"name": "uncounted", "model": "nousage", "active_params_b": 2},
-        {"name": "s400", "model": "status-400", "capabilities": ["vision"]},
+        {"name": "s400", "model": "status-400", "capabilities": ["vision"], "active_params_b": 2},
         {"name": "s401", "model": "status-401", "api_key_env": "STAND_IN_KEY"},
         {"name": "s404", "model": "status-404"},
         {"name": "s429", "model": "status-429"},

@@ -184,12 +184,15 @@ def test_strangers_do_not_see_the_ledger(tmp_path: Path) -> None:
             assert refused.status_code == 403
             assert "COE_ADMIN_KEY" in refused.json()["error"]["message"]
             assert (await neighbour.get("/admin/stats")).status_code == 200
-            for page in (
+            for somebody_else in (
                 {"sec-fetch-site": "cross-site"},
                 {"origin": "http://rebound.example"},
                 {"host": "rebound.example:8080"},
+                {"x-forwarded-for": "203.0.113.9"},
+                {"forwarded": "for=203.0.113.9"},
             ):
-                assert (await neighbour.get("/admin/stats", headers=page)).status_code == 403
+                answer = await neighbour.get("/admin/stats", headers=somebody_else)
+                assert answer.status_code == 403
 
     with_app(tmp_path, use)
 

@@ -83,6 +83,7 @@ def test_what_the_client_did_wrong_is_passed_through(gateway: Gateway, stream: b
         "error": {"message": "no", "type": "x", "param": None, "code": "from_upstream"}
     }
     assert answer.headers["x-coe-expert"] == "s400"
+    assert "x-coe-active-params-b" not in answer.headers  # it produced nothing
     line = gateway.logged(answer.headers["x-request-id"])
     assert line["outcome"] == "rejected_by_expert"
 

@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import coe
+from routers.artifact import DEFAULT_FOLDER, load_router
+from routers.base import active_params_to_embed_b
 from routers.mapping import ScoredMapping
 from tests.gateway.test_map_command import solved, write_scores
 from tests.servers import UpstreamServer, run_gateway, write_experts
@@ -54,6 +56,7 @@ def physics(upstream: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) 
 def test_finer_categories_are_served(physics: Path, tmp_path: Path) -> None:
     config = physics / "experts.yaml"
     asked = {"recalls": RECALL.format("gravity"), "calculates": CALCULATE.format(500, 7)}
+    all_of_router_b = active_params_to_embed_b(load_router(DEFAULT_FOLDER))
     with run_gateway(config, tmp_path) as gateway:
         for expert, prompt in asked.items():
             fresh, cached = (gateway.post("/v1/route", json={"prompt": prompt}) for _ in range(2))
@@ -62,6 +65,7 @@ def test_finer_categories_are_served(physics: Path, tmp_path: Path) -> None:
             weighed = shown["experts"]
             assert weighed[expert]["utility"] == weighed[expert]["expected_score"]
             assert weighed[expert]["expected_score"] > 0.7
+            assert shown["active_params_b"] == pytest.approx(7 + all_of_router_b, abs=1e-6)
             assert cached.json() == {**shown, "cache": "hit", "reason": "cached_choice"} | {
                 "active_params_b": 7.0
             }

@@ -108,6 +108,18 @@ def test_a_body_that_does_not_come_is_refused(connection: socket.socket, length:
     assert body_of(answer)["code"] == "request_timeout"
 
 
+def test_a_refusal_before_the_body_is_the_only_answer(connection: socket.socket) -> None:
+    connection.sendall(REQUEST_LINE + b"content-length: 100000000\r\n\r\n")
+    answer = connection.recv(65_536)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    for _ in range(20):
+        connection.sendall(b"x" * 16_000)
+        time.sleep(0.01)
+    connection.settimeout(0.1)
+    with pytest.raises(TimeoutError):  # neither a second answer nor an end
+        connection.recv(65_536)
+
+
 def test_a_client_that_does_not_read_is_left(
     connection: socket.socket, upstream: UpstreamServer
 ) -> None:

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.accounting import Totals
+from gateway.record import REJECTED, Record
 from routers.artifact import load_router
 from tests.servers import REPO, Gateway, UpstreamServer, run_gateway, wait_for, write_experts
 
@@ -226,3 +228,14 @@ def test_the_metrics_agree(script: Script, router_b: float) -> None:
 def test_log_lines_are_json(script: Script) -> None:
     lines = script.gateway.log().splitlines()
     assert all(json.loads(line) for line in lines if not line.startswith("coe:"))
+
+
+def test_a_request_that_its_expert_refused_took_no_parameters() -> None:
+    record = Record("id", "t", expert="large", expert_active_params_b=70, outcome="ok")
+    totals = Totals()
+    totals.add(record)
+    record.outcome = REJECTED
+    totals.add(record)
+    counted = totals.summary(None)
+    assert (counted["requests"], counted["failed"]) == (2, 1)
+    assert counted["average_active_params_b"]["per_request"] == 70

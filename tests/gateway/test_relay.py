@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ExpertError
 from gateway.relay import Reading, StreamRelay, Usage, read_body
+from gateway.relay_native import NativeRelay
 from tests.gateway.stream_properties import SEEDS, check
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 4, "total_tokens": 15}
@@ -109,6 +110,13 @@ def test_an_end_is_added_to_a_complete_answer_only() -> None:
     assert stream.end() == b""
 
 
+@pytest.mark.parametrize("part", [{"refusal": "I am sorry"}, {"audio": {"data": "AAAA"}}])
+def test_what_was_said_otherwise_than_in_text_was_said(part: dict[str, Any]) -> None:
+    stream = relay()
+    passed(stream, b"data: %s\n\n" % json.dumps({"choices": [{"delta": part}]}).encode())
+    assert (stream.text, stream.reading.chunks) == (None, 1)
+
+
 def test_a_reported_failure_is_noticed() -> None:
     stream = relay()
     assert passed(stream, WORD, FAILURE, STOP) == WORD
@@ -135,6 +143,14 @@ def test_words_of_the_answer_are_not_taken_for_fields() -> None:
 )
 def test_a_whole_answer_is_read(body: dict[str, Any], reading: Reading) -> None:
     assert read_body(json.dumps(body).encode()) == reading
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_what_a_native_stream_ends_with_is_a_whole_event(end: bytes) -> None:
+    native = NativeRelay()
+    last = b'event: message_stop\ndata: {"type":"message_stop"}'
+    assert native.feed(last + end) + native.flush() == last + b"\n\n"
+    assert native.complete
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"error": {"message": "no"}}', b'{"choices": []}'])

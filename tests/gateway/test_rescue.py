@@ -16,6 +16,7 @@ from tests.servers import Gateway, UpstreamServer, run_gateway, wait_for, write_
 CODE = "Write a Python function that reverses a string"
 MEDICAL = "I have had a fever, a cough and chest pain for three days. Which illness is it?"
 MATH = "Solve the equation x^2 - 5x + 6 = 0 and show each step."
+SCIENCE = "Why does ice float on water? Explain it with the density of its crystals."
 LAW = "Is a verbal contract enforceable in court if there was no witness?"
 WHOLE = "One two threeé…"
 
@@ -30,13 +31,14 @@ def gateway(
     experts: list[dict[str, Any]] = [
         {"name": "good", "model": "ok", "active_params_b": 1, "continuation": "prefill", **url},
         {"name": "vllm", "model": "ok", "continuation": "continue_final_message", **url},
-        {"name": "plain", "model": "ok", **url},
+        {"name": "plain", "model": "ok", "active_params_b": 7, **url},
         *({"name": name, "active_params_b": 2, **patient} for name in ("cut", "fails")),
         {"name": "unfinished", "max_retries": 0, **url},
         {"name": "undone", **url},
-        {"name": "begins", **patient},
+        {"name": "begins", "active_params_b": 70, **patient},
         {"name": "errs", "max_retries": 0, **patient},
         {"name": "toolong", **url},
+        {"name": "refuses", "model": "status-400", "continuation": "prefill", **url},
         {"name": "late", "continuation": "prefill", **url},
         {"name": "malformed", "active_params_b": 2, **patient},
         {"name": "toolcut", "active_params_b": 2, **patient},
@@ -51,6 +53,7 @@ def gateway(
         "law": ["toolong", "good"],
         "medical": ["begins", "plain"],
         "math": ["errs", "good"],
+        "science": ["cut", "refuses"],
     }
     config = write_experts(folder / "experts.yaml", experts, mapping, min_confidence=0)
     with run_gateway(config, folder) as running:
@@ -158,7 +161,17 @@ def test_an_answer_of_which_nothing_was_said_begins_anew(gateway: Gateway) -> No
     answer = gateway.chat("auto", MEDICAL, stream=True, n=1, response_format=json_object)
     assert text_of(answer) == WHOLE
     assert answer.text.endswith("data: [DONE]\n\n")
-    assert gateway.logged(answer.headers["x-request-id"])["rescued_by"] == ["plain"]
+    line = gateway.logged(answer.headers["x-request-id"])
+    assert (line["rescued_by"], line["expert_active_params_b"]) == (["plain"], 7)
+
+
+def test_a_refusal_is_no_rest_of_an_answer(gateway: Gateway) -> None:
+    answer = gateway.chat("auto", SCIENCE, stream=True)
+    assert text_of(answer) == WHOLE
+    assert "from_upstream" not in answer.text
+    assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "expert_failed"
+    line = gateway.logged(answer.headers["x-request-id"])
+    assert (line["attempts"], line["rescued_by"]) == (["cut", "refuses"], [])
 
 
 def test_a_stream_that_begins_with_a_failure_never_began(gateway: Gateway) -> None:

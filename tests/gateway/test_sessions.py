@@ -63,6 +63,19 @@ def test_a_clear_change_of_topic_switches(gateway: Gateway) -> None:
     assert expert_of(say(gateway, CODE, "thanks", ILLNESS))[0] == "medical"
 
 
+def test_what_was_kept_in_spite_of_a_small_change_can_still_switch(gateway: Gateway) -> None:
+    assert expert_of(say(gateway, CODE))[0] == "coding"
+    assert expert_of(say(gateway, CODE, "fever and cough")) == ("coding", "sticky")
+    assert expert_of(say(gateway, CODE, "fever and cough", ILLNESS))[0] == "medical"
+
+
+def test_a_text_completion_says_nothing_of_a_conversation(gateway: Gateway) -> None:
+    message = {"role": "user", "content": "Which day is it?"}
+    body = {"model": "auto", "prompt": CODE, "messages": [message]}
+    assert expert_of(gateway.post("/v1/completions", json=body))[0] == "coding"
+    assert expert_of(gateway.chat("auto", message["content"]))[0] == "general"
+
+
 def test_a_conversation_can_be_named(gateway: Gateway) -> None:
     mine = {"x-session-id": "mine"}
     assert expert_of(say(gateway, ILLNESS, headers=mine))[0] == "medical"
@@ -128,3 +141,8 @@ def test_a_conversation_is_found_by_its_next_turn_alone() -> None:
 def test_what_tells_conversations_apart(name: str) -> None:
     plain = session_keys("t", None, {}, turns("a", "b"))
     assert session_keys("t", None, {name: b'"x"'}, turns("a", "b")) != plain
+
+
+def test_a_named_conversation_is_another_one_under_another_model() -> None:
+    small, best = ({"model": model} for model in (b'"auto:small"', b'"auto:best"'))
+    assert session_keys("t", "s", small, turns("a")) != session_keys("t", "s", best, turns("a"))

@@ -118,6 +118,7 @@ def test_every_text_is_embedded_for_finer_categories(cascade: CascadeRouter) -> 
 def test_parameters_are_those_of_an_average_prompt(cascade: CascadeRouter) -> None:
     cheap_b, strong_b = cascade.cheap.active_params_b, cascade.strong.active_params_b
     assert cascade.active_params_b == cheap_b + cascade.escalated * strong_b
+    assert cascade.active_params_to_embed_b == cheap_b + strong_b
     assert 0 <= cascade.escalated < 1
 
 

@@ -225,6 +225,18 @@ def test_a_tool_call_that_is_no_json_is_a_failure(
     )
 
 
+def test_a_streamed_tool_call_without_a_name_is_a_failure_also_with_the_end_beside_it(
+    client: anthropic.Anthropic, gateway: Gateway
+) -> None:
+    events = chat_stream({"role": "assistant"}, call_delta(0, "{}"), finish="tool_calls")
+    message = {"role": "user", "content": script(stream=["".join([*events, "data: [DONE]\n\n"])])}
+    body = {"model": "script", "max_tokens": 5, "messages": [message], "stream": True}
+    answer = gateway.post("/v1/messages", json=body)
+    assert "message_stop" not in answer.text
+    assert "without a name" in answer.text
+    assert gateway.logged(answer.headers["x-request-id"])["outcome"] == "cut"
+
+
 def test_a_conversation_keeps_its_expert(client: anthropic.Anthropic) -> None:
     first: Any = {"role": "user", "content": f"{CODE}, please."}
     answer = client.messages.with_raw_response.create(
