@@ -22,8 +22,9 @@ import click
 
 from routers.artifact import check_target, save_router
 from routers.cli import progress_bars
+from routers.data import normalised
 from routers.default_data.rows import FOREIGN_CATEGORY, default_rows, read_raw, unseen_rows
-from routers.default_data.written import written_rows
+from routers.default_data.written import asked_rows, written_rows
 from routers.export import BASE_ENCODER
 from routers.train import TrainOptions, train
 from routers.untrained import TYPES, Plan, untrained_router
@@ -53,11 +54,16 @@ def main(
     check_target(out)
     options = replace(_OPTIONS, max_rows_per_category=rows_per_category)
     raw = read_raw(folder / "train.jsonl.gz")
-    tested = [row.prompt for path in folder.glob("test_*.jsonl.gz") for row in read_raw(path)]
+    tests = [row.prompt for path in folder.glob("test_*.jsonl.gz") for row in read_raw(path)]
+    tested = {normalised(prompt) for prompt in tests}
     learned = [row for row in raw if row.source != _OUT_OF_SCOPE_SOURCE]
     out_of_scope = [row.prompt for row in raw if row.source == _OUT_OF_SCOPE_SOURCE]
     found, n_leaks = default_rows(learned, tested, _OPTIONS.seed)
-    written = written_rows(_OPTIONS.seed)
+    written = [
+        row
+        for row in (*written_rows(_OPTIONS.seed), *asked_rows())
+        if normalised(row.prompt) not in tested
+    ]
     rows = [row for row in (*found, *written) if row.source not in left_out]
     unseen = unseen_rows(raw, _OPTIONS.seed)
     plan = Plan(type, out.name, encoder or BASE_ENCODER, _MAX_TOKENS, FOREIGN_CATEGORY)
@@ -69,6 +75,7 @@ def main(
             f"Its encoder comes from {BASE_ENCODER} (Apache-2.0) and is quantised to int8.",
             f"{len(unseen)} rows whose licence forbids to ship what learned from them were only "
             f"calibrated on.",
+            "A language model wrote the prompts that were written for this project.",
             f"{n_leaks} rows that also stand in a test set were removed before.",
             f"Rebuilt by: python -m routers.build_default DATA_FOLDER --out routers/default{kept}",
         ]

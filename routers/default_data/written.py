@@ -1,5 +1,8 @@
 """Prompts written for this project: free-form requests that exam and forum data lack.
 
+Every file of ``asked/`` holds prompts of one category that were written one by one, each on a line;
+a backslash and an n stand for a line's end in it.
+
 Every file of ``written/`` holds the patterns of one category and their lists, ``shared.toml`` lists
 for all. A pattern is templates, and slots for the ``{name}`` in them: the name of a list, or two
 bounds of a whole number; ``{Name}`` asks for a capital. A prompt is a template, chosen by the share
@@ -20,6 +23,7 @@ from routers.data import Row, normalised
 
 LICENCE = "Apache-2.0 (written for this project)"
 
+_ASKED = Path(__file__).with_name("asked")
 _FOLDER = Path(__file__).with_name("written")
 _SHARED = "shared.toml"
 _SLOT = re.compile(r"\{([A-Za-z]\w*)\}")
@@ -39,6 +43,15 @@ class _Grammar(msgspec.Struct, frozen=True):
     rows: int
     lists: dict[str, list[str]]
     patterns: list[_Pattern]
+
+
+def asked_rows() -> list[Row]:
+    """Return the prompts that were written one by one."""
+    return [
+        Row(line.replace("\\n", "\n"), path.stem, f"asked_{path.stem}", LICENCE)
+        for path in sorted(_ASKED.glob("*.txt"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def written_rows(seed: int) -> list[Row]:

@@ -15,7 +15,20 @@ from tests.prompts import toy_rows
 
 GERMAN = ("Wie wird das Wetter morgen in {}?", "Wo kann ich in {} gut zu Abend essen?")
 CITIES = ("Hamburg", "Leipzig", "Stuttgart", "Bremen", "Kiel", "Dresden", "Bonn", "Ulm")
-WRITTEN = ("general", "coding", "math", "science", "medical", "law", "finance", "humanities")
+WRITTEN = (
+    "general",
+    "coding",
+    "math",
+    "science",
+    "medical",
+    "law",
+    "finance",
+    "humanities",
+    "writing",
+)
+LEFT_OUT = [
+    f"--leave-out={kind}_{category}" for kind in ("asked", "written") for category in WRITTEN
+]
 
 
 def line(row: Row, **fields: Any) -> dict[str, Any]:
@@ -30,10 +43,9 @@ def pack(path: Path, lines: Iterable[dict[str, Any]]) -> None:
 def test_an_encoder_can_be_kept(tmp_path: Path) -> None:
     german = [Row(text.format(c), "multilingual", "xquad_de") for text in GERMAN for c in CITIES]
     pack(tmp_path / "train.jsonl.gz", map(line, [*toy_rows(), *german]))
-    left_out = [f"--leave-out=written_{category}" for category in (*WRITTEN, "writing")]
     kept = [f"--encoder={DEFAULT_FOLDER}", "--rows-per-category=20"]
     out = tmp_path / "kept"
-    result = CliRunner().invoke(main, [str(tmp_path), "--out", str(out), *kept, *left_out])
+    result = CliRunner().invoke(main, [str(tmp_path), "--out", str(out), *kept, *LEFT_OUT])
     assert result.exit_code == 0, result.output
 
     card = read_card(out)
@@ -61,9 +73,8 @@ def test_the_default_router_is_rebuilt_from_raw_data(tmp_path: Path) -> None:
         ],
     )
     pack(tmp_path / "test_x.jsonl.gz", [line(rows[0]), line(rows[7], category=None)])
-    left_out = [f"--leave-out=written_{category}" for category in (*WRITTEN, "writing")]
     out = tmp_path / "rebuilt"
-    result = CliRunner().invoke(main, [str(tmp_path), "--out", str(out), "--type=bag", *left_out])
+    result = CliRunner().invoke(main, [str(tmp_path), "--out", str(out), "--type=bag", *LEFT_OUT])
     assert result.exit_code == 0, result.output
 
     card = read_card(out)

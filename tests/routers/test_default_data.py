@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from routers.data import normalised
 from routers.default_data.rows import RawRow, default_rows, read_raw, unseen_rows
-from routers.default_data.written import written_rows
+from routers.default_data.written import asked_rows, written_rows
 
 
 def raw(n: int, **fields: Any) -> list[RawRow]:
@@ -118,3 +119,13 @@ def test_every_slot_is_filled(written: list[Any]) -> None:
     unfilled = re.compile(rf"(?<!\{{)\{{({names})\}}(?!\}})", re.IGNORECASE)
     left = [row.prompt for row in written if unfilled.search(row.prompt)]
     assert left == []
+
+
+def test_prompts_written_one_by_one_differ_and_are_of_every_category() -> None:
+    rows = asked_rows()
+    counts = Counter(row.category for row in rows)
+    assert len(counts) == 9
+    assert min(counts.values()) > 500
+    assert len({normalised(row.prompt) for row in rows}) == len(rows)
+    assert all(row.source == f"asked_{row.category}" for row in rows)
+    assert any("\n" in row.prompt for row in rows)
