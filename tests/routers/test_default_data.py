@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from routers.data import normalised
+from routers.data import normalised, read_rows
 from routers.default_data.rows import RawRow, default_rows, read_raw, unseen_rows
 from routers.default_data.written import asked_rows, written_rows
+from tests.servers import REPO
 
 
 def raw(n: int, **fields: Any) -> list[RawRow]:
@@ -129,3 +130,10 @@ def test_prompts_written_one_by_one_differ_and_are_of_every_category() -> None:
     assert len({normalised(row.prompt) for row in rows}) == len(rows)
     assert all(row.source == f"asked_{row.category}" for row in rows)
     assert any("\n" in row.prompt for row in rows)
+
+
+def test_prompts_kept_to_evaluate_with_are_not_trained_on(written: list[Any]) -> None:
+    kept = read_rows([REPO / "eval" / "asked.jsonl"])
+    assert len(kept) > 1_000
+    trained = {normalised(row.prompt) for row in (*asked_rows(), *written)}
+    assert trained.isdisjoint(normalised(row.prompt) for row in kept)
