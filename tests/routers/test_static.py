@@ -30,7 +30,7 @@ def static() -> StaticRouter:
 
 @pytest.mark.parametrize(
     ("prompt", "category"),
-    [("kotlin compiler", "coding"), ("stew with lamb", "cooking"), ("our holiday", "general")],
+    [("kotlin compiler", "coding"), ("stew with lamb", "cooking"), ("lovely holidays", "general")],
 )
 def test_words_that_no_prompt_held_are_known_by_their_likeness(
     static: StaticRouter, prompt: str, category: str
