@@ -20,8 +20,7 @@ from routers.progress import Progress, silent
 from routers.spelling import Speller
 from routers.tempered import content_version
 
-_ACCURACY_GIVEN_UP = 0.003
-"""Half of the standard error of the accuracy on the hold-out of the router that ships."""
+_ACCURACY_GIVEN_UP = 0.001
 _LABEL_SHARE = 0.3
 """Weight of the labels in what the cheap router learns, beside the strong router's answers."""
 _SHORT_CHARS = 90
@@ -51,7 +50,7 @@ class CascadeRouter:
         See `routers.base.Router`; the parameters are what an average held-out prompt used.
     escalate_below : float
         Confidence of the cheap router, in [0, 1], under which the strong one is asked; the lowest
-        down to which calibration lost no more than 0.003 of the accuracy of asking both.
+        down to which calibration lost no more than 0.001 of the accuracy of asking both.
     escalated : float
         Share of held-out prompts for which the strong router was asked.
     mean : Mean
@@ -229,8 +228,8 @@ def choose_escalation(
     """Find the lowest confidence at which the cheap router may answer alone.
 
     No more accuracy is lost than allowed there, nor at any confidence above: where the loss falls
-    again further down, that is luck. Of fewer than 334 texts that count alike, the first that is
-    lost ends the search.
+    again further down, that is luck. Of fewer than a thousand texts that count alike, the first
+    that is lost ends the search.
 
     Parameters
     ----------
