@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +21,7 @@ from gateway.experts import Expert, ExpertRegistry, check_keys
 from gateway.inspection import console_for_tables, running_experts
 from gateway.protocol import CHAT
 from gateway.relay import StreamRelay, read_body
-from gateway.supervisor.plan import make_run_dir
+from gateway.supervisor.plan import run_folder
 
 LIST_TIMEOUT_S = 5.0
 _PROMPT_TOKENS = 128
@@ -35,12 +34,9 @@ async def check_registry(config: Path) -> dict[str, Any]:
     """Call every expert, whole, streamed and with a tool; local ones run while it lasts."""
     registry = ExpertRegistry.load(config)
     check_keys(registry, os.environ)
-    run_dir = make_run_dir()
-    try:
+    with run_folder() as run_dir:
         async with running_experts(registry, run_dir) as backend:
             rows = [await _check(backend, expert) for expert in registry.values()]
-    finally:
-        shutil.rmtree(run_dir, ignore_errors=True)
     return {"experts": rows, "ok": all(row["ok"] for row in rows)}
 
 

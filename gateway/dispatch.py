@@ -157,8 +157,9 @@ class Dispatcher:
     async def _call(
         self, expert: Expert, guard: Guard, request: UpstreamRequest, record: Record
     ) -> Opened:
-        """Make one call; the guard learns how it went."""
+        """Make one call; the guard learns how it went, of a request that fails again only once."""
         probe = await guard.enter()
+        is_retry = expert.name in record.attempts
         record.attempts.append(expert.name)
         try:
             step_done("prepare")
@@ -171,13 +172,13 @@ class Dispatcher:
                 await response.aclose()
                 raise
         except ExpertError as error:
-            is_busy = isinstance(error, ExpertBusyError) and error.asked_s is None
-            # an expert that answers chats need not serve completions or embeddings
-            is_elsewhere = isinstance(error, ExpertMisusedError) and request.path != CHAT
-            if is_busy or is_elsewhere:
-                guard.breaker.abandoned(probe=probe)  # that is not broken
+            is_known = is_retry and not probe and error.asked_s is None
+            if is_known or not _says_broken(error, request):
+                guard.breaker.abandoned(probe=probe)
             else:
-                guard.breaker.failed(probe=probe, asked_s=error.asked_s)
+                guard.breaker.failed(
+                    probe=probe, asked_s=error.asked_s, tenant=_blamed(error, record)
+                )
             guard.leave()
             raise
         except BaseException:
@@ -185,7 +186,7 @@ class Dispatcher:
             guard.leave()
             raise
         if probe or opened.rest is None:  # a stream can still break: see `note_end`
-            guard.breaker.succeeded(probe=probe)
+            guard.breaker.succeeded(probe=probe, tenant=record.tenant)
         return opened
 
     async def read_aside(self, expert: Expert, request: UpstreamRequest) -> bytes:
@@ -222,18 +223,31 @@ class Dispatcher:
         finally:
             await response.aclose()
 
-    def note_end(self, opened: Opened) -> None:
+    def note_end(self, opened: Opened, record: Record) -> None:
         """Count a stream that came to its end."""
-        opened.guard.breaker.succeeded(probe=False)
+        opened.guard.breaker.succeeded(probe=False, tenant=record.tenant)
 
-    def note_cut(self, opened: Opened, error: ExpertError) -> None:
+    def note_cut(self, opened: Opened, error: ExpertError, record: Record) -> None:
         """Count a failure in the middle of an answer."""
         self._note_failure(opened.expert, error)
-        opened.guard.breaker.failed(probe=False)
+        opened.guard.breaker.failed(probe=False, tenant=_blamed(error, record))
 
     def _note_failure(self, expert: Expert, error: ExpertError) -> None:
         self._metrics.expert_failures.labels(expert.name, error.code).inc()
         _log.warning("expert failed", extra={"fields": {"expert": expert.name, "why": str(error)}})
+
+
+def _says_broken(error: ExpertError, request: UpstreamRequest) -> bool:
+    """Whether a failure says that an expert is broken."""
+    is_busy = isinstance(error, ExpertBusyError) and error.asked_s is None
+    # an expert that answers chats need not serve completions or embeddings
+    is_elsewhere = isinstance(error, ExpertMisusedError) and request.path != CHAT
+    return not (is_busy or is_elsewhere)
+
+
+def _blamed(error: ExpertError, record: Record) -> str | None:
+    """Return the tenant whose request may be what failed; None for a server that is not there."""
+    return None if isinstance(error, ExpertUnavailableError) else record.tenant
 
 
 async def _first_part(

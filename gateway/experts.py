@@ -113,8 +113,11 @@ class ExpertRegistry(Mapping[str, Expert]):
 
     @property
     def largest_active_params_b(self) -> float:
-        """10^9 active parameters of the largest expert of known size; 0 when none is known."""
-        return max((expert.active_params_b or 0.0 for expert in self.values()), default=0.0)
+        """10^9 active parameters of the largest expert of known size; 1 when none is known.
+
+        What is charged for those of unknown size: a budget must come to an end.
+        """
+        return max((e.active_params_b for e in self.values() if e.active_params_b), default=1.0)
 
     @property
     def unknown_weights(self) -> tuple[str, ...]:
@@ -149,9 +152,14 @@ def check_keys(experts: Mapping[str, Expert], environ: Mapping[str, str]) -> Non
         if not key or not key.isprintable() or not key.isascii() or " " in key:
             found = "holds spaces, line ends or other characters" if key else "is not set"
             raise ConfigError(
-                f"expert {expert.name!r}: the environment variable {expert.api_key_env} "
+                f"expert {expert.name!r}: the environment variable {_shown(expert.api_key_env)} "
                 f"(api_key_env) must hold its key; it {found}. Set it, or remove api_key_env"
             )
+
+
+def _shown(variable: str) -> str:
+    """Return the name of a variable, or what stands for one that looks like the key itself."""
+    return variable if variable.isupper() else "(not in capitals: not shown, it may be the key)"
 
 
 def _check_litellm(expert: Expert) -> None:

@@ -15,12 +15,16 @@ from gateway.experts import Expert
 FIRST_REST_S = 1.0
 LAST_REST_S = 30.0
 """It rests for the first, then twice as long after each failed probe, up to the last."""
+TRUSTED_S = 60.0
+"""For so long after an answer to another tenant, one tenant's failures are its own."""
 
 
 class Breaker:
     """A circuit breaker: closed, open for a while, then one probe decides.
 
     It works for a lone expert too: while it is open, calls fail at once and say when to try again.
+    One tenant's requests that make an expert fail do not take it from the others: while it answers
+    them, failures of a single tenant do not open it.
 
     Parameters
     ----------
@@ -39,6 +43,8 @@ class Breaker:
         self._rest_s = FIRST_REST_S
         self._open_until_s: float | None = None
         self._probing = False
+        self._failing: set[str | None] = set()
+        self._answered_s: dict[str, float] = {}
 
     @property
     def rests_for_s(self) -> float:
@@ -57,7 +63,7 @@ class Breaker:
         self._probing = True
         return True
 
-    def succeeded(self, *, probe: bool) -> None:
+    def succeeded(self, *, probe: bool, tenant: str | None = None) -> None:
         """Close: the expert works.
 
         While it is open, only the probe counts: what was under way began before the failures.
@@ -66,12 +72,19 @@ class Breaker:
         ----------
         probe : bool
             What `begin` said of the call.
+        tenant : str or None
+            Whom it answered.
         """
         if probe or self._open_until_s is None:
             self._failures, self._rest_s = 0, FIRST_REST_S
             self._open_until_s, self._probing = None, False
+            self._failing.clear()
+            if tenant is not None:
+                self._note_answered(tenant)
 
-    def failed(self, *, probe: bool, asked_s: float | None = None) -> None:
+    def failed(
+        self, *, probe: bool, asked_s: float | None = None, tenant: str | None = None
+    ) -> None:
         """Count a failure; open after several, after a failed probe, or when told to wait.
 
         While it is open, only the probe counts: calls that were under way fail with the others.
@@ -82,12 +95,16 @@ class Breaker:
             What `begin` said of the call.
         asked_s : float or None
             How long the expert asked to be left alone, in seconds.
+        tenant : str or None
+            Whose request failed; None where that cannot be the request's fault.
         """
         if self._open_after_failures is None:
             return
         self._failures += 1
+        self._failing.add(tenant)
         is_open = self._open_until_s is not None
-        if probe or (not is_open and self._failures >= self._open_after_failures):
+        enough = self._failures >= self._open_after_failures and not self._works_for_others()
+        if probe or (not is_open and enough):
             self._open_for(self._rest_s)
             self._rest_s = min(2 * self._rest_s, LAST_REST_S)
         if asked_s is not None:
@@ -97,6 +114,23 @@ class Breaker:
     def abandoned(self, *, probe: bool) -> None:
         """Note that a call ended without telling anything of the expert."""
         self._probing &= not probe
+
+    def _note_answered(self, tenant: str) -> None:
+        """Remember the last two tenants that were answered: one of them is another than any."""
+        self._answered_s.pop(tenant, None)
+        self._answered_s[tenant] = self._clock()
+        if len(self._answered_s) > 2:
+            del self._answered_s[next(iter(self._answered_s))]
+
+    def _works_for_others(self) -> bool:
+        """Whether one tenant alone met failures, and another one was answered lately."""
+        if len(self._failing) > 1 or None in self._failing:
+            return False
+        since_s = self._clock() - TRUSTED_S
+        return any(
+            tenant not in self._failing and answered_s > since_s
+            for tenant, answered_s in self._answered_s.items()
+        )
 
     def _open_for(self, rest_s: float) -> None:
         self._open_until_s = max(self._open_until_s or 0.0, self._clock() + rest_s)

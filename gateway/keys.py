@@ -20,7 +20,7 @@ import msgspec
 from cachetools import TTLCache
 from msgspec import Meta
 
-from gateway.cache.link import Link
+from gateway.cache.link import WRITE_TIMEOUT_S, Link
 from gateway.errors import (
     AuthenticationError,
     CacheError,
@@ -179,7 +179,8 @@ class KeyStore:
         Raises
         ------
         CacheError
-            When Redis cannot be reached; there is no such key then.
+            When Redis cannot be reached. A key that it stored without saying so is of no use to
+            anybody: its text is lost.
         """
         key_id = secrets.token_hex(_ID_BYTES)
         text = f"{PREFIX}{key_id}-{secrets.token_urlsafe(_SECRET_BYTES)}"
@@ -190,20 +191,20 @@ class KeyStore:
         key = ApiKey(
             id=key_id, digest=_digest(text), created_at=now_s, expires_at=expires_at, **fields
         )
-        async with self._link.guarded("keys") as redis:
+        async with self._link.guarded("keys", WRITE_TIMEOUT_S) as redis:
             await redis.hset(HASH, key_id, msgspec.json.encode(key))
         return key, text
 
     async def list(self) -> list[ApiKey]:
         """Return all keys, oldest first; raises `CacheError` when Redis cannot be reached."""
-        async with self._link.guarded("keys") as redis:
+        async with self._link.guarded("keys", WRITE_TIMEOUT_S) as redis:
             stored = cast(dict[bytes, bytes], await redis.hgetall(HASH))
             keys = [_decode(value) for value in stored.values()]
         return sorted(keys, key=lambda key: key.created_at)
 
     async def revoke(self, key_id: str) -> bool:
         """Forget a key; False when there is none. Raises `CacheError` as `list` does."""
-        async with self._link.guarded("keys") as redis:
+        async with self._link.guarded("keys", WRITE_TIMEOUT_S) as redis:
             revoked = bool(await redis.hdel(HASH, key_id))
         for digest in [d for d, (key, _) in self._seen.items() if key.id == key_id]:
             del self._seen[digest]

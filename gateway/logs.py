@@ -8,11 +8,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 import msgspec
 
+MOST_KEPT = 100_000
+"""Records that wait while nothing can be written; of more, the oldest are lost."""
 WRITE_EVERY_S = 0.1
 """Lines wait for at most this long, so that many are written at once, in seconds."""
 
@@ -46,18 +48,19 @@ class BatchHandler(logging.Handler):
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
-        self._records: deque[logging.LogRecord] = deque()
+        self._records: deque[logging.LogRecord] = deque(maxlen=MOST_KEPT)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a record."""
         self._records.append(record)
 
     def write_out(self) -> None:
-        """Format and write what was kept."""
+        """Format and write what was kept; what cannot be written is lost, later lines are not."""
         lines = [self._line(self._records.popleft()) for _ in range(len(self._records))]
         if lines:
-            self._stream.write("".join(lines))
-            self._stream.flush()
+            with suppress(OSError, ValueError):  # a full disk, a closed terminal or pipe
+                self._stream.write("".join(lines))
+                self._stream.flush()
 
     def _line(self, record: logging.LogRecord) -> str:
         try:

@@ -218,12 +218,12 @@ class Pipeline:
                     await _pump(opened, relay, sink)
                 except ExpertError as error:
                     if not relay.complete:
-                        self._dispatcher.note_cut(opened, error)
+                        self._dispatcher.note_cut(opened, error, record)
                         await opened.aclose()
                         opened = await self._rescue(asked, plan, opened, relay, record, error)
                         continue
                     # it broke after its end: the client has everything
-                self._dispatcher.note_end(opened)
+                self._dispatcher.note_end(opened, record)
                 break
             if missing := relay.end():
                 await sink.write(missing)

@@ -249,7 +249,7 @@ class Planner:
                 timeout_s = composition.ask_timeout_s
                 choice, cache = await self._choice(composition, router, text, tenant, timeout_s)
             except RouterError as error:
-                breaker.failed(probe=probe)
+                breaker.failed(probe=probe, tenant=tenant)
                 self._metrics.router_failures.labels(router.name).inc()
                 _log.warning("router failed", extra={"fields": {"why": str(error)}})
             except BaseException:
@@ -259,7 +259,7 @@ class Planner:
                 if cache == "hit" or _by_rule(router, text):
                     breaker.abandoned(probe=probe)  # nobody was asked
                 else:
-                    breaker.succeeded(probe=probe)
+                    breaker.succeeded(probe=probe, tenant=tenant)
                 return router, choice, cache
         return trained, *await self._choice(composition, trained, text, tenant, None)
 

@@ -36,15 +36,10 @@ async def preview(config: Path, prompt: str) -> dict[str, Any]:
 def print_preview(shown: dict[str, Any]) -> None:
     """Print a decision for people."""
     console = Console()
-    console.print(
-        f"[bold]{shown['category']}[/] ({shown['confidence']:.1%}, {shown['reason']}) "
-        f"-> [bold]{shown['expert']}[/]"
-    )
-    table = Table(box=None, show_header=False)
-    ranked = sorted(shown["probabilities"].items(), key=lambda item: -item[1])
-    for category, probability in ranked:
-        table.add_row(category, f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
-    console.print(table)
+    if shown["category"] is None:  # nothing was classified
+        console.print(f"{shown['reason']} -> [bold]{shown['expert']}[/]")
+    else:
+        _print_category(console, shown)
     for name in shown["ranked"] if shown["experts"] else ():
         if worth := shown["experts"].get(name):
             console.print(
@@ -55,6 +50,17 @@ def print_preview(shown: dict[str, Any]) -> None:
     console.print(f"router: {shown['router']}; active parameters: {_billions(shown)}")
     if "note" in shown:
         console.print(shown["note"])
+
+
+def _print_category(console: Console, shown: dict[str, Any]) -> None:
+    console.print(
+        f"[bold]{shown['category']}[/] ({shown['confidence']:.1%}, {shown['reason']}) "
+        f"-> [bold]{shown['expert']}[/]"
+    )
+    table = Table(box=None, show_header=False)
+    for category, probability in sorted(shown["probabilities"].items(), key=lambda item: -item[1]):
+        table.add_row(category, f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
+    console.print(table)
 
 
 def _billions(shown: dict[str, Any]) -> str:

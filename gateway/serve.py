@@ -10,7 +10,6 @@ import asyncio
 import errno
 import logging
 import os
-import shutil
 import signal
 import socket
 import time
@@ -33,7 +32,7 @@ from gateway.supervisor.plan import (
     cache_spec,
     cache_url,
     expert_specs,
-    make_run_dir,
+    run_folder,
     worker_spec,
 )
 from gateway.supervisor.supervisor import Supervisor
@@ -65,13 +64,12 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
     text = read_experts_text(settings.config)
     # not resolved: what a link leads to may be replaced while we serve
     registry = checked_registry(text, settings.config.absolute(), os.environ)
-    with open_listener(settings.host, settings.port) as listener:
-        run_dir = make_run_dir()
-        try:
-            with json_logging(settings.log_level):
-                return asyncio.run(_run(settings, registry, text, listener, run_dir, say))
-        finally:
-            shutil.rmtree(run_dir, ignore_errors=True)
+    with (
+        open_listener(settings.host, settings.port) as listener,
+        run_folder() as run_dir,
+        json_logging(settings.log_level),
+    ):
+        return asyncio.run(_run(settings, registry, text, listener, run_dir, say))
 
 
 def open_listener(host: str, port: int) -> socket.socket:

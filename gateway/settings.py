@@ -7,9 +7,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from gateway.errors import ConfigError
 
@@ -64,6 +64,14 @@ class Settings(BaseSettings):
     run_dir: Path | None = None
     """Folder for sockets and process state, set by the supervisor; None outside of it."""
 
+    @field_validator("api_key", "admin_key")
+    @classmethod
+    def _is_a_key(cls, key: SecretStr | None) -> SecretStr | None:
+        """Refuse what every client would have: an empty file of secrets must not let all in."""
+        if key is not None and not key.get_secret_value().strip():
+            raise ValueError("Value should hold a key; an empty one would admit everybody")
+        return key
+
     @property
     def needs_key(self) -> bool:
         """Whether clients are let in with a key only."""
@@ -117,12 +125,17 @@ def load_settings(**flags: object) -> Settings:
     try:
         return Settings(_secrets_dir=folder, **given)  # type: ignore[arg-type]
     except ValidationError as error:
+        places = "a flag" if folder is None else f"a flag, or a file in {folder}"
         lines = [
-            f"{name} (COE_{name.upper()} or a flag) must {_allowed(item)}; got {item['input']!r}"
+            f"{name} (COE_{name.upper()} or {places}) must {_allowed(item)}; got {item['input']!r}"
             for item in error.errors()
             for name in (str(item["loc"][0]),)
         ]
         raise ConfigError("\n".join(lines)) from error
+    except (SettingsError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"COE_SECRETS_DIR must name a folder of text files that can be read; {error}"
+        ) from error
 
 
 def _allowed(item: ErrorDetails) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from gateway.errors import ConfigError
 from gateway.experts import Expert, ExpertRegistry, check_keys
 from gateway.inspection import running_experts
 from gateway.schema import LlmRouterConfig
-from gateway.supervisor.plan import make_run_dir, socket_of
+from gateway.supervisor.plan import run_folder, socket_of
 from routers.artifact import read_card
 from routers.llm import LlmRouter
 
@@ -62,17 +61,16 @@ def _running(registry: ExpertRegistry, expert: Expert) -> Iterator[ExpertAsk]:
     if expert.backend != "local":
         yield ExpertAsk(expert, None, key, TIMEOUT_S)
         return
-    run_dir = make_run_dir()
-    up, done = threading.Event(), threading.Event()
-    keeper = threading.Thread(target=lambda: asyncio.run(_keep(registry, run_dir, up, done)))
-    keeper.start()
-    try:
-        up.wait()
-        yield ExpertAsk(expert, socket_of(run_dir, expert), None, TIMEOUT_S)
-    finally:
-        done.set()
-        keeper.join()
-        shutil.rmtree(run_dir, ignore_errors=True)
+    with run_folder() as run_dir:
+        up, done = threading.Event(), threading.Event()
+        keeper = threading.Thread(target=lambda: asyncio.run(_keep(registry, run_dir, up, done)))
+        keeper.start()
+        try:
+            up.wait()
+            yield ExpertAsk(expert, socket_of(run_dir, expert), None, TIMEOUT_S)
+        finally:
+            done.set()
+            keeper.join()
 
 
 async def _keep(

@@ -24,8 +24,7 @@ def main() -> None:
 
     settings = load_settings()
     listener = socket.socket(fileno=int(sys.argv[1]))
-    # uvicorn raises the signal that ended it once more: the last log lines must still be written
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with json_logging(settings.log_level):
         try:
             from gateway.app import create_app
@@ -49,6 +48,8 @@ def main() -> None:
             backlog=BACKLOG,
             timeout_graceful_shutdown=settings.drain_timeout_s,
         )
+        # uvicorn raises the signal that ended it once more: the last log lines are still to come
+        signal.signal(signal.SIGTERM, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -86,10 +86,10 @@ async def _cache_state(services: Services) -> str:
 async def metrics(request: Request) -> Response:
     """Return the metrics of all workers in the Prometheus text format.
 
-    They tell of all tenants: where clients have keys of their own, they are for administrators.
+    They tell of all tenants: where clients need keys, they are for administrators.
     """
     services = services_of(request)
-    if services.settings.require_keys:
+    if services.settings.needs_key:
         authorize_admin(request, services.settings)
     best_b = services.composition.best_single_params_b
     services.metrics.resident_params_b.set(services.composition.registry.resident_params_b)

@@ -24,7 +24,9 @@ RETRY_AFTER_S = 0.5
 WRITE_EVERY_S = 0.003
 """A trip costs as much as a call of an expert: what is stored within this time goes on one."""
 WRITE_TIMEOUT_S = 1.0
-"""For values that are stored together while nobody waits; each answer still has the link's own."""
+"""For values that are stored while nobody waits, and for what administrators ask, in seconds."""
+LATE_S = 0.01
+"""A timeout that is noticed later than this was missed by a loop that stood still, in seconds."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,21 +56,22 @@ def n_cancellations() -> int:
 
 
 def connect(url: str, timeout_ms: int) -> Redis:
-    """Return a Redis client that fails fast instead of waiting or retrying.
+    """Return a Redis client that fails instead of retrying; `Link` has it fail fast.
 
     Parameters
     ----------
     url : str
         ``redis://``, ``rediss://`` or ``unix://``.
     timeout_ms : int
-        Longest wait for a connection or an answer, in milliseconds.
+        Longest wait for a connection or an answer, in milliseconds, if more than
+        `WRITE_TIMEOUT_S`.
 
     Raises
     ------
     ConfigError
         When `url` is no such URL; it is not repeated, since it may hold a password.
     """
-    timeout_s = timeout_ms / 1000
+    timeout_s = max(timeout_ms / 1000, WRITE_TIMEOUT_S)
     try:
         client: Redis = Redis.from_url(
             url,
@@ -106,6 +109,7 @@ class Link:
         self._metrics = metrics
         self._timeout_s = timeout_ms / 1000
         self._rest_until_s = 0.0
+        self._answered_s = -RETRY_AFTER_S
         self._failing = False
         self._unwritten: dict[bytes, tuple[bytes, int]] = {}
         self._writing: asyncio.Task[None] | None = None
@@ -139,8 +143,8 @@ class Link:
             async with asyncio.timeout(left_s):
                 yield self._redis
         except (RedisError, OSError, TimeoutError, ValueError) as error:
-            if left_s >= self._timeout_s or not isinstance(error, TimeoutError):
-                self._note_failure(operation, error)  # else it had less time than is fair
+            if not isinstance(error, TimeoutError) or self._was_fair(started_s, left_s):
+                self._note_failure(operation, error)
             raise CacheError(f"cache {operation}: {type(error).__name__}") from error
         finally:
             if waited is not None:
@@ -150,6 +154,18 @@ class Link:
         if self._failing:
             _log.warning("cache is back")
         self._failing = False
+        self._answered_s = time.monotonic()
+        self._rest_until_s = 0.0
+
+    def _was_fair(self, started_s: float, had_s: float) -> bool:
+        """Whether a timeout says that Redis is slow.
+
+        Not where it had less time than the link grants, and not where the loop stood still (over a
+        large body, say) and Redis had answered just before.
+        """
+        is_late = time.monotonic() - started_s > had_s + LATE_S
+        stood_still = is_late and started_s - self._answered_s < RETRY_AFTER_S
+        return had_s >= self._timeout_s and not stood_still
 
     def put(self, key: bytes, value: bytes, ttl_s: int) -> None:
         """Store a value soon, for `ttl_s` seconds; does not wait, and a failure loses it."""
@@ -176,10 +192,17 @@ class Link:
             self._writing = None
 
     async def ping(self) -> None:
-        """Raise `CacheError` when Redis does not answer; asks it at once, after a failure too."""
-        self._rest_until_s = 0.0
-        async with self.guarded("ping") as redis:
-            await redis.ping()
+        """Raise `CacheError` when Redis does not answer; asks it after a failure too.
+
+        A failure does not prolong the rest: whoever asks often must not make requests wait.
+        """
+        rest_until_s, self._rest_until_s = self._rest_until_s, 0.0
+        try:
+            async with self.guarded("ping") as redis:
+                await redis.ping()
+        except CacheError:
+            self._rest_until_s = rest_until_s
+            raise
 
     async def aclose(self) -> None:
         """Store what is left and close the connections."""

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
-from gateway.cache.link import Link
+from gateway.cache.link import WRITE_TIMEOUT_S, Link
 from gateway.errors import CacheError, ResponseGoneError, StateUnavailableError
 
 PREFIX = "coe:1:response"
@@ -103,7 +103,7 @@ class Responses:
             if size > MOST_BYTES:
                 return False
             stored = msgspec.structs.replace(stored, size=size)
-            async with self._link.guarded("set") as redis:
+            async with self._link.guarded("set", WRITE_TIMEOUT_S) as redis:
                 commands = redis.pipeline(transaction=False)
                 commands.set(key, msgspec.json.encode(stored), ex=TTL_S)
                 for earlier in stored.chain:
@@ -125,7 +125,7 @@ class Responses:
         self, tenant: str, response_ids: list[str] | tuple[str, ...]
     ) -> list[StoredResponse | None]:
         try:
-            async with self._link.guarded("get") as redis:
+            async with self._link.guarded("get", WRITE_TIMEOUT_S) as redis:
                 keys = [_key(tenant, response_id) for response_id in response_ids]
                 values = cast(list[bytes | None], await redis.mget(keys))
                 return [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from gateway.live.state import Live, read_live, stamp_of
 from gateway.supervisor.plan import socket_of
 
 PERIOD_S = 0.1
+RETRY_S = 5.0
 WARM_UP = ("Hello, how are you?",)
 """Classified before the first request comes: what loads on first use is loaded then."""
 WARM_UP_LATER = ("Wie geht es dir heute, mein Freund?",)
@@ -35,6 +38,8 @@ class Follower:
         The experts file: relative paths in it start from its folder.
     environ : Mapping of str to str
         Where keys are read that experts name by ``api_key_env``.
+    retry_s : float
+        After how long a composition that could not be taken over is tried again, in seconds.
 
     Attributes
     ----------
@@ -49,7 +54,9 @@ class Follower:
         When it cannot be served.
     """
 
-    def __init__(self, run_dir: Path, path: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, run_dir: Path, path: Path, environ: Mapping[str, str], retry_s: float = RETRY_S
+    ) -> None:
         self._run_dir = run_dir
         self._path = path
         self._environ = environ
@@ -57,6 +64,8 @@ class Follower:
         self._said = self.live = read_live(run_dir)
         self._failure: str | None = None
         self._n_failures = 0
+        self._retry_s = retry_s
+        self._retry_at_s = math.inf
         self.composition = self._composed(self.live, None)
 
     @property
@@ -84,10 +93,16 @@ class Follower:
         await asyncio.to_thread(_warm_up_later, self.composition)
         while True:
             await asyncio.sleep(PERIOD_S)
-            stamp = stamp_of(self._run_dir)
-            if stamp != self._stamp:
+            try:
+                stamp = stamp_of(self._run_dir)
+                is_new = stamp != self._stamp or time.monotonic() >= self._retry_at_s
+                said = read_live(self._run_dir) if is_new else None
+            except OSError as error:
+                self._failure = f"{self._run_dir} must stay while the gateway runs: {error}"
+                continue
+            if said is not None:
                 self._stamp = stamp
-                await self._take(read_live(self._run_dir), prepare, swap)
+                await self._take(said, prepare, swap)
 
     async def _take(
         self,
@@ -95,17 +110,19 @@ class Follower:
         prepare: Callable[[Iterable[Expert]], None],
         swap: Callable[[Composition], None],
     ) -> None:
-        before, self._said = self.live.generation, said
-        if said.generation != before:
+        is_retry, self._said, self._retry_at_s = said == self._said, said, math.inf
+        if said.generation != self.live.generation:
             try:
                 composition = await asyncio.to_thread(self._composed, said, self.composition)
                 await asyncio.to_thread(prepare, composition.registry.values())
             except Exception as error:  # an import that fails, too: the next edit may mend it
                 is_told = isinstance(error, ConfigError)
                 self._failure = str(error) if is_told else f"{type(error).__name__}: {error}"
-                self._n_failures += 1
-                fields = {"version": said.number, "why": self._failure}
-                _log.error("experts not taken over", extra={"fields": fields})
+                self._retry_at_s = time.monotonic() + self._retry_s
+                if not is_retry:
+                    self._n_failures += 1
+                    fields = {"version": said.number, "why": self._failure}
+                    _log.error("experts not taken over", extra={"fields": fields})
                 return
             self.composition = composition
             swap(composition)

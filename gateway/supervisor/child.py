@@ -33,7 +33,7 @@ class ChildSpec:
     command : tuple of str
         Absolute path of the program, then its arguments.
     environ : Mapping of str to str
-        Added to this process's environment.
+        Added to this process's environment, without `hidden`.
     log_path : Path or None
         Where its output goes, from each start anew; None lets it share ours.
     socket_path : Path or None
@@ -42,6 +42,8 @@ class ChildSpec:
         File descriptors it inherits.
     fatal_exit_codes : frozenset of int
         Exit codes after which a restart is useless, as long as it has not `settled`.
+    hidden : frozenset of str
+        Variables of this process's environment that it does not get: secrets that are not for it.
     orphan_signal : int
         What it is sent when this process is gone: SIGTERM if it has processes of its own to end.
     """
@@ -53,6 +55,7 @@ class ChildSpec:
     socket_path: Path | None = None
     pass_fds: tuple[int, ...] = ()
     fatal_exit_codes: frozenset[int] = frozenset()
+    hidden: frozenset[str] = frozenset()
     orphan_signal: signal.Signals = signal.SIGKILL
 
 
@@ -90,14 +93,18 @@ class Child:
         delay_s = FIRST_DELAY_S
         while not self._stopping:
             started_s = time.monotonic()
-            code = await self._run_once()
+            try:
+                code = await self._run_once()
+                why = self._describe(code)
+            except OSError as error:  # too many processes, a full disk: it may pass
+                code, why = 0, f"cannot be started: {error}"
             if self._stopping:
                 break
             if code in self.spec.fatal_exit_codes and not self.settled:
                 return code
             if time.monotonic() - started_s > STEADY_AFTER_S:
                 delay_s = FIRST_DELAY_S
-            self._set(None, f"restarting: {self._describe(code)}")
+            self._set(None, f"restarting: {why}")
             _log.error(
                 "child ended", extra={"fields": {"child": self.spec.name, "why": self.state}}
             )
@@ -137,7 +144,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **spec.environ},
+                env={**self._inherited(), **spec.environ},
                 pass_fds=spec.pass_fds,
                 start_new_session=True,  # a group of its own; a Ctrl-C is ours to pass on
             )
@@ -149,6 +156,9 @@ class Child:
             return await self._process.wait()
         finally:
             _end_group(self._process.pid)  # vLLM's engine outlives a server that was killed
+
+    def _inherited(self) -> dict[str, str]:
+        return {k: v for k, v in os.environ.items() if k not in self.spec.hidden}
 
     def _describe(self, code: int) -> str:
         if code < 0:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,11 +28,26 @@ EXPERT, WORKER = "expert:", "worker:"
 """How the names of the children begin."""
 
 
-def make_run_dir() -> Path:
-    """Return a new private folder for sockets; in ``/tmp`` when ``TMPDIR`` is too long for them."""
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """Lend a new private folder for sockets; in ``/tmp`` when ``TMPDIR`` is too long for them.
+
+    It is locked meanwhile, so that systemd-tmpfiles does not take its files for old ones.
+
+    References
+    ----------
+    tmpfiles.d(5): what is locked by flock(2) is not aged.
+    """
     wanted = tempfile.gettempdir()
     parent = wanted if len(wanted) <= MOST_DIR_CHARS else "/tmp"  # noqa: S108
-    return Path(tempfile.mkdtemp(prefix="coe-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix="coe-", dir=parent))
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def process_of(expert: Expert) -> str:
@@ -48,18 +69,28 @@ def cache_url(run_dir: Path) -> str:
     return f"unix://{run_dir / 'cache.valkey'}"
 
 
+def secret_names(registry: ExpertRegistry, environ: Iterable[str]) -> frozenset[str]:
+    """Return which variables are the gateway's alone: its settings, and the keys of experts."""
+    keys = {expert.api_key_env for expert in registry.values()}
+    return frozenset(
+        name for name in environ if name.startswith("COE_") or name == "REDIS_URL" or name in keys
+    )
+
+
 def expert_specs(registry: ExpertRegistry, run_dir: Path) -> list[ChildSpec]:
-    """Return one process for each distinct local weights.
+    """Return one process for each distinct local weights; none of them gets the gateway's secrets.
 
     Raises
     ------
     ConfigError
         When weights cannot be found.
     """
-    return [
+    hidden = secret_names(registry, os.environ)
+    specs = (
         _expert_spec(expert, registry.path.parent, run_dir)
         for expert in registry.local_weights.values()
-    ]
+    )
+    return [replace(spec, hidden=hidden) for spec in specs]
 
 
 def _expert_spec(expert: Expert, config_dir: Path, run_dir: Path) -> ChildSpec:

@@ -31,7 +31,9 @@ from tests.servers import NOBODY_URL, write_experts
 
 
 def with_app(
-    tmp_path: Path, use: Callable[[FastAPI, Callable[..., httpx.AsyncClient]], Awaitable[None]]
+    tmp_path: Path,
+    use: Callable[[FastAPI, Callable[..., httpx.AsyncClient]], Awaitable[None]],
+    **settings: object,
 ) -> None:
     """Run `use` with an application and a maker of clients."""
     config = write_experts(
@@ -39,7 +41,8 @@ def with_app(
     )
     nowhere = f"unix://{tmp_path}/nowhere"
     write_live(tmp_path, Live(1, 1, config.read_text()))
-    app = create_app(load_settings(config=config, run_dir=tmp_path, redis_url=nowhere), {})
+    given = {"config": config, "run_dir": tmp_path, "redis_url": nowhere, **settings}
+    app = create_app(load_settings(**given), {})
 
     def client(address: str = "127.0.0.1") -> httpx.AsyncClient:
         transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=(address, 1))
@@ -204,3 +207,12 @@ def test_a_single_process_renders_its_own_metrics(tmp_path: Path) -> None:
             assert 'outcome="invalid_request_error"' in (await caller.get("/metrics")).text
 
     with_app(tmp_path, use)
+
+
+def test_strangers_do_not_see_the_metrics_of_a_gateway_with_a_key(tmp_path: Path) -> None:
+    async def use(app: FastAPI, client: Callable[..., httpx.AsyncClient]) -> None:
+        async with client("203.0.113.9") as stranger, client() as neighbour:
+            assert (await stranger.get("/metrics")).status_code == 403
+            assert (await neighbour.get("/metrics")).status_code == 200
+
+    with_app(tmp_path, use, api_key="static-key")

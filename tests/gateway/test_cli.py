@@ -142,6 +142,13 @@ def test_route_for_people_names_the_expert_and_the_fallbacks(tmp_path: Path) -> 
     assert "active parameters: unknown" in run("route", CODING, "--config", str(config)).output
 
 
+def test_route_of_a_front_ends_own_prompt_says_that_nothing_was_classified() -> None:
+    prompt = "### Task:\nGenerate a concise, 3-5 word title with an emoji"
+    shown = run("route", prompt, "--config", str(REPO / "experts.yaml"))
+    assert shown.exit_code == 0
+    assert shown.output.startswith("background -> ")
+
+
 def test_route_of_an_empty_prompt_still_decides() -> None:
     shown = run("route", "", "--config", str(REPO / "experts.yaml"), "--json")
     assert shown.exit_code == 0

@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 
 from gateway.config import load_experts_file, parse_experts_file
 from gateway.errors import ConfigError
-from gateway.experts import ExpertRegistry
+from gateway.experts import ExpertRegistry, check_keys
 from gateway.schema import ExpertConfig, ExpertsFile, Runtime, Timeouts, json_schema
-from tests.servers import REPO
+from tests.servers import NOBODY_URL, REPO, write_experts
 
 VALID = """\
 version: 1
@@ -169,6 +169,25 @@ def test_the_shipped_file_loads_and_shared_weights_count_once() -> None:
     assert list(registry.local_weights) == ["smollm2-135m"]
     assert registry.resident_params_b == pytest.approx(0.1345)
     assert registry.unknown_weights == ()
+
+
+def test_a_budget_ends_also_where_no_expert_has_a_size(tmp_path: Path) -> None:
+    expert = {"name": "a", "base_url": NOBODY_URL}
+    unsized = write_experts(tmp_path / "e.yaml", [expert], {})
+    assert ExpertRegistry.load(unsized).largest_active_params_b == 1
+    sized = write_experts(tmp_path / "e.yaml", [{**expert, "active_params_b": 0.1}], {})
+    assert ExpertRegistry.load(sized).largest_active_params_b == 0.1
+
+
+@pytest.mark.parametrize(("variable", "shown"), [("MY_KEY", True), ("gsk_9fQ2LmZ7aXc0", False)])
+def test_a_key_in_the_place_of_its_variable_is_not_repeated(
+    variable: str, shown: bool, tmp_path: Path
+) -> None:
+    expert = {"name": "a", "base_url": NOBODY_URL, "api_key_env": variable}
+    registry = ExpertRegistry.load(write_experts(tmp_path / "e.yaml", [expert], {}))
+    with pytest.raises(ConfigError, match="must hold its key; it is not set") as refused:
+        check_keys(registry, {})
+    assert (variable in str(refused.value)) is shown
 
 
 @pytest.mark.parametrize("model", [ExpertsFile, ExpertConfig, Timeouts, Runtime])

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from email.utils import formatdate
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
-from gateway.dispatch import MOST_WAIT_S, retry_after, retry_wait_s
+from gateway.backends.base import UpstreamRequest, UpstreamResponse
+from gateway.dispatch import MOST_WAIT_S, Dispatcher, retry_after, retry_wait_s
 from gateway.errors import ExpertError, ExpertTimeoutError, ExpertUnavailableError
-from gateway.guard import FIRST_REST_S, LAST_REST_S, Breaker, RetryBudget
+from gateway.experts import Expert, ExpertRegistry
+from gateway.guard import FIRST_REST_S, LAST_REST_S, TRUSTED_S, Breaker, RetryBudget
+from gateway.metrics import Metrics
+from gateway.record import Record
+from tests.servers import NOBODY_URL, write_experts
 
 
 class Clock:
@@ -147,3 +155,81 @@ def test_a_date_to_come_is_waited_for() -> None:
     wait_s = retry_after(formatdate(time.time() + 60, usegmt=True))
     assert wait_s is not None
     assert 55 < wait_s <= 60
+
+
+# whose failures
+
+
+def fail_for(breaker: Breaker, tenant: str | None, times: int = 3) -> None:
+    for _ in range(times):
+        breaker.failed(probe=breaker.begin(), tenant=tenant)
+
+
+def test_failures_of_one_tenant_do_not_take_an_expert_from_another(clock: Clock) -> None:
+    breaker = Breaker(3, clock)
+    for tenant in ("a", "b", "a"):
+        breaker.succeeded(probe=breaker.begin(), tenant=tenant)
+    fail_for(breaker, "a", 50)
+    assert breaker.rests_for_s == 0
+    breaker.failed(probe=breaker.begin(), tenant="b")  # it fails for others too
+    assert breaker.rests_for_s == FIRST_REST_S
+
+
+def test_a_server_that_is_not_there_fails_for_all(clock: Clock) -> None:
+    breaker = Breaker(3, clock)
+    breaker.succeeded(probe=breaker.begin(), tenant="b")
+    fail_for(breaker, "a", 2)
+    fail_for(breaker, None, 1)
+    assert breaker.rests_for_s == FIRST_REST_S
+
+
+@pytest.mark.parametrize("answered", ["a", None])
+def test_without_an_answer_to_another_tenant_failures_count(
+    answered: str | None, clock: Clock
+) -> None:
+    breaker = Breaker(3, clock)
+    breaker.succeeded(probe=breaker.begin(), tenant=answered)
+    fail_for(breaker, "a")
+    assert breaker.rests_for_s == FIRST_REST_S
+
+
+def test_an_answer_of_long_ago_proves_nothing(clock: Clock) -> None:
+    breaker = Breaker(3, clock)
+    breaker.succeeded(probe=breaker.begin(), tenant="b")
+    clock.now_s += TRUSTED_S + 1
+    fail_for(breaker, "a")
+    assert breaker.rests_for_s == FIRST_REST_S
+
+
+class FailingBackend:
+    """A backend whose experts all fail in one way."""
+
+    def __init__(self, error: type[ExpertError]) -> None:
+        self._error = error
+        self.n_calls = 0
+
+    async def open(self, expert: Expert, request: UpstreamRequest) -> UpstreamResponse:
+        self.n_calls += 1
+        raise self._error("no")
+
+    async def aclose(self) -> None:
+        return
+
+
+@pytest.mark.parametrize("n_requests", [1, 3])
+def test_the_retries_of_a_request_count_as_one_failure(n_requests: int, tmp_path: Path) -> None:
+    path = write_experts(tmp_path / "e.yaml", [{"name": "only", "base_url": NOBODY_URL}], {})
+    (expert,) = ExpertRegistry.load(path).values()
+    backend = FailingBackend(ExpertError)
+    dispatcher = Dispatcher(backend, Metrics(CollectorRegistry()))
+    request = UpstreamRequest("chat/completions", b"{}", stream=False, request_id="id")
+
+    async def ask() -> None:
+        for number in range(n_requests):
+            with pytest.raises(ExpertError):
+                await dispatcher.open([expert], lambda _: request, Record(str(number), "t"))
+
+    asyncio.run(ask())
+    assert expert.open_after_failures == 3
+    assert backend.n_calls > n_requests
+    assert (dispatcher.guards.of(expert).breaker.rests_for_s > 0) is (n_requests == 3)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from gateway.cache.link import Link, connect
+from gateway.errors import CacheError
 from gateway.live.versions import VersionStore
 from gateway.metrics import Metrics
 from tests.servers import Valkey
@@ -45,5 +48,44 @@ def test_a_cancellation_is_never_lost(valkey: Valkey) -> None:
             await cancel_at_each_step(operation)
         await store.aclose()
         await link.aclose()
+
+    asyncio.run(run())
+
+
+async def ask(link: Link, *, stalled_s: float = 0, slow_s: float = 0) -> bool:
+    """Ask Redis; whether it answered in time."""
+    try:
+        async with link.guarded("get") as redis:
+            await asyncio.sleep(slow_s)
+            asyncio.get_running_loop().call_later(0.02, time.sleep, stalled_s)
+            await redis.blpop(["nothing"], 0.05)
+    except CacheError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("fault", "rests"), [({"stalled_s": 0.8}, False), ({"slow_s": 0.8}, True)])
+def test_a_loop_that_stood_still_is_no_fault_of_redis(
+    fault: dict[str, float], rests: bool, valkey: Valkey
+) -> None:
+    async def run() -> list[bool]:
+        link = Link(connect(valkey.url, 500), Metrics(CollectorRegistry()), 500)
+        answered = [await ask(link), await ask(link, **fault), await ask(link)]
+        await link.aclose()
+        return answered
+
+    assert asyncio.run(run()) == [True, False, not rests]
+
+
+def test_asking_whether_redis_is_there_does_not_end_its_rest() -> None:
+    async def run() -> None:
+        link = Link(connect("redis://127.0.0.1:1/0", 100), Metrics(CollectorRegistry()), 100)
+        assert not await ask(link)
+        for _ in range(3):
+            with pytest.raises(CacheError):
+                await link.ping()
+        with pytest.raises(CacheError, match="left alone"):
+            async with link.guarded("get"):
+                pass
 
     asyncio.run(run())

@@ -122,3 +122,23 @@ def test_a_missing_folder_of_secrets_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("COE_SECRETS_DIR", "/nowhere")
     with pytest.raises(ConfigError, match="must name a folder of secrets; got '/nowhere'"):
         load_settings()
+
+
+@pytest.mark.parametrize("name", ["coe_api_key", "coe_admin_key"])
+@pytest.mark.parametrize("content", [b"", b" \n"])
+def test_an_empty_key_admits_nobody(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setenv("COE_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"{name.upper()}.* a file in .* must hold a key"):
+        load_settings()
+
+
+def test_a_secret_that_is_no_text_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "coe_api_key").write_bytes(b"\xff\xfe")
+    monkeypatch.setenv("COE_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(ConfigError, match="must name a folder of text files that can be read"):
+        load_settings()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +12,7 @@ import psutil
 import pytest
 
 from gateway.supervisor.child import Child, ChildSpec, last_line
+from gateway.supervisor.plan import run_folder
 from gateway.supervisor.supervisor import Supervisor, read_states
 
 
@@ -151,3 +154,49 @@ def test_the_last_line_of_a_log(tmp_path: Path, content: bytes, last: str) -> No
 
 def test_a_log_that_is_not_there_says_nothing(tmp_path: Path) -> None:
     assert last_line(tmp_path / "nowhere") == last_line(None) == ""
+
+
+def test_a_child_that_cannot_be_started_is_tried_again(tmp_path: Path) -> None:
+    async def run() -> list[str]:
+        states: list[str] = []
+        folder = tmp_path / "logs"
+        child = Child(shell("exec sleep 60", folder / "log"), lambda: states.append(child.state))
+        running = asyncio.create_task(child.run())
+        await until(lambda: states)
+        folder.mkdir()
+        await until(lambda: child.state == "started")
+        await child.stop(1)
+        await running
+        return states
+
+    first, *_ = asyncio.run(run())
+    assert first.startswith("restarting: cannot be started: ")
+    assert "logs/log" in first
+
+
+def test_a_child_does_not_get_what_is_hidden_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EXPERT_KEY", "a-secret")
+    monkeypatch.setenv("LANGUAGE", "en")
+
+    async def run() -> str:
+        spec = shell('echo "$LANGUAGE ${EXPERT_KEY:-nothing}"; exec sleep 60', tmp_path / "log")
+        child = Child(replace(spec, hidden=frozenset({"EXPERT_KEY"})), lambda: None)
+        running = asyncio.create_task(child.run())
+        await until(lambda: last_line(tmp_path / "log"))
+        await child.stop(1)
+        await running
+        return last_line(tmp_path / "log")
+
+    assert asyncio.run(run()) == "en nothing"
+
+
+def test_its_folder_is_locked_against_the_cleaning_of_old_files_and_goes_with_it() -> None:
+    with run_folder() as folder:
+        (folder / "socket").touch()
+        other = os.open(folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):  # systemd-tmpfiles asks so
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)
+    assert not folder.exists()

@@ -21,7 +21,7 @@ from gateway.experts import ExpertRegistry
 from gateway.inspection import START_TIMEOUT_S
 from gateway.supervisor.child import ChildSpec
 from gateway.supervisor.plan import expert_specs
-from tests.servers import REPO, Gateway, run_gateway, wait_for, write_experts
+from tests.servers import NOBODY_URL, REPO, Gateway, run_gateway, wait_for, write_experts
 
 STAND_IN = f"""\
 #!{sys.executable}
@@ -47,16 +47,27 @@ asyncio.run(main())
 """Like vLLM: a server with an engine of its own, which outlives it when the server is killed."""
 
 
-def expert_file(folder: Path, **keys: Any) -> Path:
+def expert_file(folder: Path, *others: dict[str, Any], **keys: Any) -> Path:
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model/config.json").write_text("{}")
     expert = {"name": "only", "backend": "local", "model": "model", "runtime": {"engine": "vllm"}}
-    return write_experts(folder / "experts.yaml", [{**expert, **keys}], {})
+    return write_experts(folder / "experts.yaml", [{**expert, **keys}, *others], {})
 
 
 def spec_of(config: Path) -> ChildSpec:
     (spec,) = expert_specs(ExpertRegistry.load(config), config.parent)
     return spec
+
+
+def test_the_gateways_secrets_are_not_for_local_experts(
+    program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COE_ADMIN_KEY", "REDIS_URL", "OTHERS_KEY", "LANGUAGE"):
+        monkeypatch.setenv(name, "x")
+    other = {"name": "other", "base_url": NOBODY_URL, "api_key_env": "OTHERS_KEY"}
+    hidden = spec_of(expert_file(tmp_path, other)).hidden
+    assert hidden >= {"COE_ADMIN_KEY", "REDIS_URL", "OTHERS_KEY"}
+    assert "LANGUAGE" not in hidden
 
 
 @pytest.fixture
