@@ -77,7 +77,8 @@ def map_command(
     """Choose experts by their scores under a budget, exactly.
 
     Maximises expected score minus price x active parameters, averaged over the categories; the
-    kept experts of all presets share one budget of resident parameters. With --config, finer
+    kept experts of all presets share one budget of resident parameters. A preset that would take
+    more than --active-params-b gets a higher price, and that is told. With --config, finer
     categories are learned from the prompts, and kept where they pay on held-out prompts.
     """
     from gateway.mapping_run import run_map

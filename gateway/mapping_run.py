@@ -138,7 +138,9 @@ def _refined(
     prices = solved.mapping.prices
     unlimited = limits == Limits()
     pool = problem.pool if unlimited else problem.pool.only(solved.mapping.experts)
-    finer, note = learn_finer(problem.table, problem.members, pool, prices, routed, progress)
+    finer, note = learn_finer(
+        problem.table, problem.members, pool, prices, routed, progress, limits.active_params_b
+    )
     if finer is not None:
         if unlimited:
             used = used_experts(finer, routed, pool, prices.values())

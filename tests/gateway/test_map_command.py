@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,6 +17,8 @@ from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
 from gateway.schema import MappingTable
 from routers.artifact import read_card
+from routers.base import decide
+from routers.mapping import ScoredMapping
 from tests.servers import REPO, UpstreamServer, run_gateway, write_experts
 
 SIZES = "model,total_params_b,active_params_b\nsmall,1,1\nbig,70,70\nmaths,7,7\n"
@@ -284,6 +288,60 @@ def test_the_gateway_routes_by_the_solved_map(upstream: UpstreamServer, tmp_path
         assert refused.status_code == 404
         assert "auto:tiny" in refused.json()["error"]["message"]
         assert gateway.stats()["by_expert"]["maths"]["requests"] == 1
+
+
+def test_what_is_written_keeps_to_the_cap_and_is_what_is_reported(
+    upstream: UpstreamServer, tmp_path: Path
+) -> None:
+    sizes = {"small": 1.0, "big": 10.0}
+    experts = [
+        {
+            "name": name,
+            "model": "ok",
+            "base_url": upstream.base_url,
+            "active_params_b": size,
+            "total_params_b": size,
+        }
+        for name, size in sizes.items()
+    ]
+    config = write_experts(tmp_path / "experts.yaml", experts, {}, min_confidence=0)
+    categories = read_card(REPO / "routers/default").categories
+    rates = {
+        category: {"small": (0.5, 0.85)[at % 2], "big": 0.9}
+        for at, category in enumerate(categories)
+    }
+    scores = str(write_scores(tmp_path / "scores.jsonl", score_lines(rates)))
+    found = solved(
+        *(scores, "--config", str(config), "--plain", "--write", "--active-params-b", "6"),
+        *("--preset", "tiny=0.5"),
+    )
+    written = ExpertRegistry.load(config).file.mapping
+    assert isinstance(written, MappingTable)
+    assert written.presets["tiny"] == 0.5
+    mapping = ScoredMapping.load(tmp_path / "mapping.json", written.presets)
+    for preset, expected_b in (("default", 5.5), ("tiny", 1.0)):
+        served = [
+            mapping.rank(decide(row, categories, 0), tuple(sizes), preset)[0]
+            for row in np.eye(len(categories))
+        ]
+        assert fmean(sizes[name] for name in served) == pytest.approx(expected_b)
+        assert served == [found["presets"][preset][category][0] for category in categories]
+        assert found["expected"][preset]["active_params_b"] == pytest.approx(expected_b)
+    (told,) = [text for text in found["warnings"] if "the price of" in text]
+    assert f"the price of default is raised from 0 to {written.presets['default']:g}" in told
+
+
+def test_a_cap_that_no_price_can_keep_is_told(tmp_path: Path, files: tuple[str, str]) -> None:
+    sizes = tmp_path / "costs.csv"
+    sizes.write_text("model,total_params_b,active_params_b,latency_s\nsmall,1,1,9\nbig,70,70,1\n")
+    rates = {"chat": {"small": 0.6, "big": 0.8}, "math": {"small": 0.1, "big": 0.9}}
+    scores = write_scores(tmp_path / "two.jsonl", score_lines(rates))
+    cap = ("--price-of", "latency", "--active-params-b", "36")
+    done = run(str(scores), "--sizes", str(sizes), *cap)
+    assert done.exit_code == 2
+    assert "no price of latency_s keeps default to active_params_b 36" in " ".join(
+        done.output.split()
+    )
 
 
 def test_a_price_may_be_for_latency_or_money(tmp_path: Path, files: tuple[str, str]) -> None:
