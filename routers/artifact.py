@@ -130,15 +130,26 @@ def save_router(router: StoredRouter, folder: Path, training: Mapping[str, Any])
         `folder` holds something that is not an artifact.
     """
     check_target(folder)
+    folder = folder.resolve()  # a link stays one, and "." can be renamed by its name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
         card = _write(router, new, training)
-        if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        new.rename(folder)
+        _swap(new, folder, Path(scratch) / "old")
     return card
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Put a new folder in the place of another, which is kept if that fails."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
 
 
 def check_target(folder: Path) -> None:

@@ -153,6 +153,21 @@ def test_a_failed_save_leaves_nothing_and_keeps_the_old(folder: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["toy"]
 
 
+def test_the_folder_may_be_a_link_or_where_one_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    save_router(router, link, {})
+    assert link.is_symlink()
+    assert load_router(folder).version == router.version
+    again = BagRouter("toy").fit(["a", "b"], ["y", "x"])
+    monkeypatch.chdir(folder)
+    save_router(again, Path(), {})
+    assert load_router(folder).version == again.version
+
+
 def test_the_same_arrays_give_the_same_bytes(tmp_path: Path) -> None:
     arrays = {"a": np.arange(6).reshape(2, 3), "b": np.ones(2, dtype=np.float32)}
     write_arrays(tmp_path / "one.npz", arrays)
