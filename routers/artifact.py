@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,15 @@ DEFAULT_FOLDER = Path(__file__).parent / "default"
 """The artifact that ships."""
 
 
+_BAD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class ArtifactError(ValueError):
     """An artifact folder is missing, broken or not ours."""
+
+
+class _Files(msgspec.Struct):
+    files: dict[str, str]
 
 
 def load_router(folder: Path) -> StoredRouter:
@@ -120,7 +127,7 @@ def save_router(router: StoredRouter, folder: Path, training: Mapping[str, Any])
     router : StoredRouter
         A fitted router.
     folder : Path
-        Replaced if it is an artifact; must not exist or be empty otherwise.
+        Replaced if it is an artifact and nothing else; must not exist or be empty otherwise.
     training : mapping
         JSON-ready facts for `Card.training`.
 
@@ -154,13 +161,30 @@ def _swap(new: Path, folder: Path, old: Path) -> None:
 
 def check_target(folder: Path) -> None:
     """Raise `ArtifactError` if `folder` cannot be written without losing something else."""
-    if not folder.exists() or (folder / CARD_FILE).is_file():
+    if not folder.exists():
         return
-    if not folder.is_dir() or any(folder.iterdir()):
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    is_artifact = (folder / CARD_FILE).is_file()
+    if not (is_empty or is_artifact):
         raise ArtifactError(
             f"{folder} must not exist, be empty, or be a router artifact; it holds something else. "
             f"Choose another folder"
         )
+    if is_artifact and (strange := _strangers(folder)):
+        raise ArtifactError(
+            f"{folder} must hold a router artifact alone, since it is replaced; it holds also "
+            f"{', '.join(strange)}. Move that away, or choose another folder"
+        )
+
+
+def _strangers(folder: Path) -> Sequence[str]:
+    """Name what lies beside the files of an artifact of any format."""
+    try:
+        files = msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=_Files).files
+    except _BAD_JSON:
+        return ()  # nobody knows which files were of it
+    known = {CARD_FILE, README_FILE, *(name.partition("/")[0] for name in files)}
+    return sorted(path.name for path in folder.iterdir() if path.name not in known)
 
 
 def _write(router: StoredRouter, folder: Path, training: Mapping[str, Any]) -> Card:

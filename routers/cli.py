@@ -190,6 +190,7 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
     """
     with wrong_use(), progress_bars() as progress:
         router = load_router(folder)
+        check_target(folder)
         rows = read_rows(files)
         answers = calibrate_router(router, rows, _out_of_scope(shared), _goal(shared), progress)
         if len(rows) < _FEWEST_ROWS:

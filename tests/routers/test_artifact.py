@@ -144,6 +144,18 @@ def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_what_lies_in_an_artifact_and_is_not_of_it_is_left_alone(folder: Path) -> None:
+    (folder / "recent.jsonl").write_text("rows")
+    router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
+    with pytest.raises(ArtifactError, match=r"it holds also recent\.jsonl\. Move that away"):
+        save_router(router, folder, {})
+    assert (folder / "recent.jsonl").read_text() == "rows"
+    (folder / "recent.jsonl").unlink()
+    edit(folder, lambda card: card.update(format=1))
+    save_router(router, folder, {})
+    assert load_router(folder).version == router.version
+
+
 def test_a_failed_save_leaves_nothing_and_keeps_the_old(folder: Path) -> None:
     router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
     before = (folder / "router.json").read_bytes()
