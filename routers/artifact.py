@@ -98,7 +98,7 @@ def read_card(folder: Path) -> Card:
         raise _error(
             path, "must be a file that can be read", error.strerror or str(error)
         ) from error
-    except msgspec.MsgspecError as error:
+    except _BAD_JSON as error:
         raise _error(path, "must be a router card", str(error)) from error
     if card.type not in router_types():
         raise _error(path, f"type must be one of {', '.join(router_types())}", repr(card.type))

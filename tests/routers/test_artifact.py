@@ -93,8 +93,9 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         load_router(tmp_path / "nowhere")
 
 
-def test_a_card_that_is_not_json_is_refused(folder: Path) -> None:
-    (folder / "router.json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b'{"type": "\xff"}', b'{"x": ' + b"[" * 9_999])
+def test_a_card_that_is_not_json_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "router.json").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"router\.json: must be a router card"):
         load_router(folder)
 
