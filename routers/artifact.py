@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -63,14 +63,19 @@ def load_encoder(folder: Path) -> SentenceEncoder:
     Raises
     ------
     ArtifactError
-        The folder is not an artifact, or its router has no encoder of its own.
+        The folder is not an artifact or broken, or its router has no encoder of its own.
     """
     from routers.encoder import SentenceEncoder  # a parent that only checks loads no onnxruntime
 
-    place = _encoder_place(folder, read_card(folder).settings)
-    if place is None:
+    card = checked_card(folder)
+    try:
+        place = _encoder_place(folder, card.settings)
+        encoder = None if place is None else SentenceEncoder(*place)
+    except Exception as error:  # whatever a foreign file makes the readers raise
+        raise _error(folder, "must hold a router's encoder", repr(error)) from error
+    if encoder is None:
         raise _error(folder, "must hold a router with an encoder of its own", "another router")
-    return SentenceEncoder(*place)
+    return encoder
 
 
 def _encoder_place(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, int] | None:
@@ -115,7 +120,7 @@ def checked_card(folder: Path) -> Card:
     """
     card = read_card(folder)
     for name, sha256 in card.files.items():
-        _check_file(folder / name, sha256)
+        _check_file(folder, name, sha256)
     return card
 
 
@@ -222,7 +227,12 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
 
 
-def _check_file(path: Path, sha256: str) -> None:
+def _check_file(folder: Path, name: str, sha256: str) -> None:
+    path, inside = folder / name, PurePath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise _error(folder / CARD_FILE, "files must name files of the folder", repr(name))
+    if path.exists() and not path.is_file():
+        raise _error(path, "must be a regular file", "another kind of file")
     try:
         found = _sha256(path)
     except OSError as error:

@@ -69,6 +69,8 @@ def test_the_card_says_what_the_router_is(folder: Path) -> None:
         (lambda card: card["settings"].update(temperature=0), "must hold a bag router"),
         (lambda card: card.update(type="linear"), "must hold a linear router"),
         (lambda card: card["files"].update({"more.bin": "0"}), "more.bin: must be a file"),
+        (lambda card: card["files"].update({"/dev/null": "0"}), "must name files of the folder"),
+        (lambda card: card["files"].update({"a/../../b": "0"}), "must name files of the folder"),
     ],
 )
 def test_a_changed_card_is_refused(
@@ -86,6 +88,29 @@ def test_the_encoder_of_an_artifact_can_be_had_alone(folder: Path) -> None:
     assert encoder.max_tokens == 88
     with pytest.raises(ArtifactError, match="an encoder of its own"):
         load_encoder(folder)
+
+
+def test_an_encoder_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEFAULT_FOLDER, tmp_path / "default"))
+    strong = folder / "encoder.onnx"
+    content = strong.read_bytes()
+    strong.write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match=r"encoder\.onnx: must have SHA-256"):
+        load_encoder(folder)
+    strong.unlink()
+    with pytest.raises(ArtifactError, match=r"encoder\.onnx: must be a file that can be read"):
+        load_encoder(folder)
+    strong.write_bytes(content)
+    edit(folder, lambda card: card.update(settings={"router": {}}))
+    with pytest.raises(ArtifactError, match=r"must hold a router's encoder; got KeyError"):
+        load_encoder(folder)
+
+
+def test_what_is_no_regular_file_is_not_read(folder: Path) -> None:
+    (folder / "head.npz").unlink()
+    (folder / "head.npz").symlink_to("/dev/null")
+    with pytest.raises(ArtifactError, match=r"head\.npz: must be a regular file"):
+        load_router(folder)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
