@@ -74,12 +74,14 @@ def run_map(
         A file or an option is wrong; the message says which.
     """
     table = read_scores(files)
+    registered: Sequence[str] = ()
     if sizes is not None:
         if write:
             raise ValueError("--write needs --config, not --sizes: it changes the registry")
         problem = _of_sizes(table, sizes, price_of)
     else:
         registry = ExpertRegistry.load(config)
+        registered = tuple(registry)
         problem = _of_registry(table, registry, price_of, plain, progress)
     if problem.members.sum() == 0:
         raise DataError("no prompt of the score table has a category. Add them, or use --config")
@@ -94,7 +96,20 @@ def run_map(
         solved = _refined(problem, problem.routed, solved, limits, solve_keeping, progress)
     if write:
         write_mapping(registry, solved.mapping)
-    return solved
+    left_out = _left_out(table, problem.pool, registered, price_of)
+    return replace(solved, warnings=(*solved.warnings, *left_out))
+
+
+def _left_out(
+    table: ScoreTable, pool: Pool, registered: Sequence[str], price_of: PriceOf
+) -> Sequence[str]:
+    """Name the experts that the mapping does not know, so that they get no traffic."""
+    paid = "" if price_of == "params" else f" or no {COST_COLUMNS[price_of]}"
+    reasons = {
+        f"no sizes{paid}": [name for name in table.experts if name not in pool.names],
+        "no scores": [name for name in registered if name not in table.experts],
+    }
+    return [f"left out, {why}: {', '.join(names)}" for why, names in reasons.items() if names]
 
 
 def _of_sizes(table: ScoreTable, sizes: Path, price_of: PriceOf) -> _Problem:

@@ -234,3 +234,5 @@ def test_an_expert_that_misses_most_scores_is_left_out(tmp_path: Path, files: li
     assert done.exit_code == 0, done.output
     shown = json.loads(done.stdout)
     assert (shown["n"], shown["left_out"]) == (60, ["unsized", "rare"])
+    table = CliRunner().invoke(eval_group, ["replay", *files, *asked[:-1]]).stdout
+    assert "Left out, no sizes or few scores: unsized, rare." in " ".join(table.split())

@@ -76,6 +76,24 @@ def test_without_limits_each_category_gets_its_best(files: tuple[str, str]) -> N
     assert any("earn nothing at these prices: small" in text for text in found["warnings"])
 
 
+def test_experts_that_are_left_out_are_named(tmp_path: Path, files: tuple[str, str]) -> None:
+    (tmp_path / "few.csv").write_text(SIZES.replace("maths,7,7\n", ""))
+    found = solved(files[0], "--sizes", str(tmp_path / "few.csv"))
+    assert "left out, no sizes: maths" in found["warnings"]
+    address = {"model": "ok", "base_url": "http://127.0.0.1:9/v1"}
+    size = {"active_params_b": 1.0, "total_params_b": 1.0}
+    experts = [
+        {"name": "small", **address, **size, "latency_s": 1.0},
+        {"name": "big", **address, **size},
+        {"name": "new", **address, **size, "latency_s": 1.0},
+    ]
+    config = str(write_experts(tmp_path / "experts.yaml", experts, {}, min_confidence=0))
+    found = solved(files[0], "--config", config, "--plain", "--price-of", "latency")
+    assert found["kept"] == ["small"]
+    assert "left out, no sizes or no latency_s: big, maths" in found["warnings"]
+    assert "left out, no scores: new" in found["warnings"]
+
+
 def test_a_budget_keeps_small_experts_and_names_the_next_to_buy(files: tuple[str, str]) -> None:
     found = solved(files[0], "--sizes", files[1], "--total-params-b", "10")
     assert found["kept"] == ["small", "maths"]
