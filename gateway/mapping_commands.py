@@ -120,7 +120,7 @@ def _shown(solved: SolvedMap) -> dict[str, Any]:
 
 
 def _print(solved: SolvedMap) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)
     table = Table(box=None)
     for heading in ("category", *solved.mapping.presets):
         table.add_column(heading, overflow="fold")

@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gateway.api.route import describe
@@ -37,13 +38,13 @@ def print_preview(shown: dict[str, Any]) -> None:
     """Print a decision for people."""
     console = Console()
     console.print(
-        f"[bold]{shown['category']}[/] ({shown['confidence']:.1%}, {shown['reason']}) "
+        f"[bold]{escape(shown['category'])}[/] ({shown['confidence']:.1%}, {shown['reason']}) "
         f"-> [bold]{shown['expert']}[/]"
     )
     table = Table(box=None, show_header=False)
     ranked = sorted(shown["probabilities"].items(), key=lambda item: -item[1])
     for category, probability in ranked:
-        table.add_row(category, f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
+        table.add_row(escape(category), f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
     console.print(table)
     for name in shown["ranked"] if shown["experts"] else ():
         if worth := shown["experts"].get(name):

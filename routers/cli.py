@@ -268,7 +268,7 @@ def _show(folder: Path, card: Card, shared: dict[str, Any]) -> None:
         f1 = scores["f1"].get(category)
         shown = "-" if f1 is None else f"{f1:.3f}"
         table.add_row(category, shown, str(sum(counts)), _mistaken(category, counts, card))
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(
         f"hold-out: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "

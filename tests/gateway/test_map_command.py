@@ -134,6 +134,15 @@ def test_people_get_a_table(files: tuple[str, str]) -> None:
     assert "note: the next parameters should buy big" in done.stdout
 
 
+def test_names_are_shown_as_they_are(files: tuple[str, str]) -> None:
+    for path in map(Path, files):
+        path.write_text(path.read_text().replace("maths", "maths[7b]").replace("big", "big[/INST]"))
+    shown = run(files[0], "--sizes", files[1], "--preset", "tiny[1]=0.2")
+    assert shown.exit_code == 0, shown.output
+    assert "kept: small, big[/INST], maths[7b]" in " ".join(shown.stdout.split())
+    assert "tiny[1]: score" in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

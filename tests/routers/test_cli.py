@@ -57,6 +57,15 @@ def test_training_writes_an_artifact_and_a_report(data: Path, tmp_path: Path) ->
     assert card.categories[row.argmax()] == "cooking"
 
 
+def test_names_of_categories_are_shown_as_they_are(tmp_path: Path) -> None:
+    rows = [Row(row.prompt, f"{row.category}[/x]") for row in toy_rows()]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    result = run("train", data, "--out", tmp_path / "[b]", "--type", "bag")
+    assert result.exit_code == 0, result.output
+    assert "cooking[/x]" in result.stdout
+    assert "[b]" in result.stdout
+
+
 def test_json_is_the_card_and_nothing_else(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "router"
     result = run("train", data, "--out", out, "--type", "bag", "--json")
