@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from gateway.config import parse_experts_file
+from gateway.config import parse_experts_file, read_experts_text
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
+from gateway.live.files import replace_text
 from gateway.schema import MappingTable
 from routers.artifact import load_router
 from routers.base import FloatArray
@@ -234,18 +235,22 @@ def write_mapping(registry: ExpertRegistry, mapping: ScoredMapping) -> None:
     Raises
     ------
     ConfigError
-        The changed registry would not be valid, or cannot be written; nothing is changed then.
+        The changed registry would not be valid, or cannot be written, or its experts were edited
+        since it was read; nothing is changed then.
     """
-    path, written = registry.path, registry.file.mapping
+    path = registry.path
+    before = read_experts_text(path)
+    file = parse_experts_file(before, path.name)
+    if (file.experts, file.general) != (registry.file.experts, registry.file.general):
+        raise ConfigError(f"{path}: its experts were edited in between. Make the map again")
+    written = file.mapping
     name = written.table if isinstance(written, MappingTable) else _TABLE_FILE
     entry = {"mapping": {"table": name, "presets": dict(mapping.prices)}}
-    text = _with_entry(path.read_text(encoding="utf-8"), entry)
+    text = _with_entry(before, entry)
     parse_experts_file(text, path.name)
-    scratch = path.with_name(f".{path.name}.new")
     try:
         mapping.save(path.parent / name)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        replace_text(path, text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error}") from error
 
