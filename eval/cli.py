@@ -97,7 +97,7 @@ def _with_v1(url: str) -> str:
 
 
 def _show(found: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)
     metrics = Table("metric", "value", "95% interval", title=f"{found['router']}, n={found['n']}")
     for name in [name.removesuffix("_ci95") for name in found if name.endswith("_ci95")]:
         low, high = found[f"{name}_ci95"]
@@ -149,7 +149,7 @@ def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **
     if as_json:
         click.echo(json.dumps(found))
     else:
-        Console().print(table_of(found, title))
+        Console(markup=False, emoji=False).print(table_of(found, title))
 
 
 _SCORE_EXAMPLES = """

@@ -20,6 +20,7 @@ _INTERVAL = 1.96
 def table_of(found: Mapping[str, Any], title: str) -> Table:
     """Return a replay as a table; single experts are one line, their best."""
     best = found["best_single"]
+    left_out = ", ".join(found["left_out"])
     table = Table()
     for heading in ("method", "area", "95%", "area vs coe", "best score", "at B", "matches at B"):
         table.add_column(heading, no_wrap=heading == "method")
@@ -29,6 +30,7 @@ def table_of(found: Mapping[str, Any], title: str) -> Table:
     table.caption = (
         f"Best single expert {best['name']}: {best['score']:.4f} at {best['active_params_b']:.1f} B"
         f". Area: mean score points over mixing single experts, up to its size."
+        + (f" Left out, no sizes or few scores: {left_out}." if left_out else "")
     )
     for one in found["methods"]:
         if not one["name"].startswith("single:"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.markup import escape
 from rich.table import Table
 
 from gateway.backends.base import UpstreamRequest, UpstreamResponse
@@ -138,6 +139,6 @@ def print_checks(shown: dict[str, Any]) -> None:
             str(row.get("whole_ms", "-")),
             str(row.get("stream_ms", "-")),
             "yes" if row.get("tools") else "-",
-            "; ".join(filter(None, [row["error"], *row["warnings"]])),
+            escape("; ".join(filter(None, [row["error"], *row["warnings"]]))),
         )
     console_for_tables().print(table)

@@ -106,7 +106,7 @@ def list_keys(url: str, as_json: bool) -> None:
         models = ", ".join(key["models"] or ["any"])
         numbers = ("-" if key[name] is None else f"{key[name]:,.15g}" for name in limits)
         table.add_row(key["id"], key["tenant"], models, *numbers, _date(key["expires_at"]))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
 
 
 @keys.command(

@@ -77,7 +77,8 @@ def map_command(
     """Choose experts by their scores under a budget, exactly.
 
     Maximises expected score minus price x active parameters, averaged over the categories; the
-    kept experts of all presets share one budget of resident parameters. With --config, finer
+    kept experts of all presets share one budget of resident parameters. A preset that would take
+    more than --active-params-b gets a higher price, and that is told. With --config, finer
     categories are learned from the prompts, and kept where they pay on held-out prompts.
     """
     from gateway.mapping_run import run_map
@@ -119,7 +120,7 @@ def _shown(solved: SolvedMap) -> dict[str, Any]:
 
 
 def _print(solved: SolvedMap) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)
     table = Table(box=None)
     for heading in ("category", *solved.mapping.presets):
         table.add_column(heading, overflow="fold")

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from gateway.config import parse_experts_file
+from gateway.config import parse_experts_file, read_experts_text
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
+from gateway.live.files import replace_text
 from gateway.schema import MappingTable
 from routers.artifact import load_router
 from routers.base import FloatArray
@@ -74,12 +75,14 @@ def run_map(
         A file or an option is wrong; the message says which.
     """
     table = read_scores(files)
+    registered: Sequence[str] = ()
     if sizes is not None:
         if write:
             raise ValueError("--write needs --config, not --sizes: it changes the registry")
         problem = _of_sizes(table, sizes, price_of)
     else:
         registry = ExpertRegistry.load(config)
+        registered = tuple(registry)
         problem = _of_registry(table, registry, price_of, plain, progress)
     if problem.members.sum() == 0:
         raise DataError("no prompt of the score table has a category. Add them, or use --config")
@@ -94,7 +97,20 @@ def run_map(
         solved = _refined(problem, problem.routed, solved, limits, solve_keeping, progress)
     if write:
         write_mapping(registry, solved.mapping)
-    return solved
+    left_out = _left_out(table, problem.pool, registered, price_of)
+    return replace(solved, warnings=(*solved.warnings, *left_out))
+
+
+def _left_out(
+    table: ScoreTable, pool: Pool, registered: Sequence[str], price_of: PriceOf
+) -> Sequence[str]:
+    """Name the experts that the mapping does not know, so that they get no traffic."""
+    paid = "" if price_of == "params" else f" or no {COST_COLUMNS[price_of]}"
+    reasons = {
+        f"no sizes{paid}": [name for name in table.experts if name not in pool.names],
+        "no scores": [name for name in registered if name not in table.experts],
+    }
+    return [f"left out, {why}: {', '.join(names)}" for why, names in reasons.items() if names]
 
 
 def _of_sizes(table: ScoreTable, sizes: Path, price_of: PriceOf) -> _Problem:
@@ -138,7 +154,9 @@ def _refined(
     prices = solved.mapping.prices
     unlimited = limits == Limits()
     pool = problem.pool if unlimited else problem.pool.only(solved.mapping.experts)
-    finer, note = learn_finer(problem.table, problem.members, pool, prices, routed, progress)
+    finer, note = learn_finer(
+        problem.table, problem.members, pool, prices, routed, progress, limits.active_params_b
+    )
     if finer is not None:
         if unlimited:
             used = used_experts(finer, routed, pool, prices.values())
@@ -217,18 +235,22 @@ def write_mapping(registry: ExpertRegistry, mapping: ScoredMapping) -> None:
     Raises
     ------
     ConfigError
-        The changed registry would not be valid, or cannot be written; nothing is changed then.
+        The changed registry would not be valid, or cannot be written, or its experts were edited
+        since it was read; nothing is changed then.
     """
-    path, written = registry.path, registry.file.mapping
+    path = registry.path
+    before = read_experts_text(path)
+    file = parse_experts_file(before, path.name)
+    if (file.experts, file.general) != (registry.file.experts, registry.file.general):
+        raise ConfigError(f"{path}: its experts were edited in between. Make the map again")
+    written = file.mapping
     name = written.table if isinstance(written, MappingTable) else _TABLE_FILE
     entry = {"mapping": {"table": name, "presets": dict(mapping.prices)}}
-    text = _with_entry(path.read_text(encoding="utf-8"), entry)
+    text = _with_entry(before, entry)
     parse_experts_file(text, path.name)
-    scratch = path.with_name(f".{path.name}.new")
     try:
         mapping.save(path.parent / name)
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
+        replace_text(path, text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error}") from error
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gateway.api.route import describe
@@ -54,12 +55,12 @@ def print_preview(shown: dict[str, Any]) -> None:
 
 def _print_category(console: Console, shown: dict[str, Any]) -> None:
     console.print(
-        f"[bold]{shown['category']}[/] ({shown['confidence']:.1%}, {shown['reason']}) "
+        f"[bold]{escape(shown['category'])}[/] ({shown['confidence']:.1%}, {shown['reason']}) "
         f"-> [bold]{shown['expert']}[/]"
     )
     table = Table(box=None, show_header=False)
     for category, probability in sorted(shown["probabilities"].items(), key=lambda item: -item[1]):
-        table.add_row(category, f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
+        table.add_row(escape(category), f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
     console.print(table)
 
 

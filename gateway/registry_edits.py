@@ -62,6 +62,11 @@ def add(
         experts, notes = _remote(name, url, _asked(url, key, model, force=force), adapters=adapters)
     else:
         experts, notes = _local(name, source, config.parent, force=force)
+    if taken := sorted(experts.keys() & names):
+        raise ConfigError(
+            f"there is an expert {', '.join(map(repr, taken))} already, and adapters of the server "
+            "would be named so. Give another name, or use --no-adapters"
+        )
     given = {"description": description, "api_key_env": api_key_env}
     known = {key: value for key, value in given.items() if value is not None}
 
@@ -138,7 +143,13 @@ def _remote(
         fields = _fields(one, url)
         fields |= {key: experts[name][key] for key in ("active_params_b", "total_params_b")}
         fields["context_window"] = one.context_window or base.context_window
-        experts[f"{name}-{re.sub('[^A-Za-z0-9._-]+', '-', one.id)}"] = fields
+        expert = f"{name}-{re.sub('[^A-Za-z0-9._-]+', '-', one.id)}"
+        if expert in experts:
+            raise ConfigError(
+                f"two adapters of {url} would be named {expert!r}: {experts[expert]['model']!r} "
+                f"and {one.id!r}. Use --no-adapters, and add each with --model"
+            )
+        experts[expert] = fields
     if kept:
         for fields in experts.values():
             fields["weights"] = name

@@ -50,10 +50,12 @@ def read_arrays(path: Path) -> dict[str, AnyArray]:
 
     Raises
     ------
-    ValueError, OSError, zipfile.BadZipFile
-        The file is another kind of file, broken, or holds Python objects.
+    Exception
+        The file is another kind of file, broken, or holds Python objects; of which class depends on
+        the damage.
     """
-    with np.load(path, allow_pickle=False) as archive:
+    # of a damaged file that it opened itself, numpy leaves some open
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -27,8 +27,15 @@ DEFAULT_FOLDER = Path(__file__).parent / "default"
 """The artifact that ships."""
 
 
+_BAD_JSON = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class ArtifactError(ValueError):
     """An artifact folder is missing, broken or not ours."""
+
+
+class _Files(msgspec.Struct):
+    files: dict[str, str]
 
 
 def load_router(folder: Path) -> StoredRouter:
@@ -56,14 +63,19 @@ def load_encoder(folder: Path) -> SentenceEncoder:
     Raises
     ------
     ArtifactError
-        The folder is not an artifact, or its router has no encoder of its own.
+        The folder is not an artifact or broken, or its router has no encoder of its own.
     """
     from routers.encoder import SentenceEncoder  # a parent that only checks loads no onnxruntime
 
-    place = _encoder_place(folder, read_card(folder).settings)
-    if place is None:
+    card = checked_card(folder)
+    try:
+        place = _encoder_place(folder, card.settings)
+        encoder = None if place is None else SentenceEncoder(*place)
+    except Exception as error:  # whatever a foreign file makes the readers raise
+        raise _error(folder, "must hold a router's encoder", repr(error)) from error
+    if encoder is None:
         raise _error(folder, "must hold a router with an encoder of its own", "another router")
-    return SentenceEncoder(*place)
+    return encoder
 
 
 def _encoder_place(folder: Path, settings: Mapping[str, Any]) -> tuple[Path, int] | None:
@@ -91,7 +103,7 @@ def read_card(folder: Path) -> Card:
         raise _error(
             path, "must be a file that can be read", error.strerror or str(error)
         ) from error
-    except msgspec.MsgspecError as error:
+    except _BAD_JSON as error:
         raise _error(path, "must be a router card", str(error)) from error
     if card.type not in router_types():
         raise _error(path, f"type must be one of {', '.join(router_types())}", repr(card.type))
@@ -108,7 +120,7 @@ def checked_card(folder: Path) -> Card:
     """
     card = read_card(folder)
     for name, sha256 in card.files.items():
-        _check_file(folder / name, sha256)
+        _check_file(folder, name, sha256)
     return card
 
 
@@ -120,7 +132,7 @@ def save_router(router: StoredRouter, folder: Path, training: Mapping[str, Any])
     router : StoredRouter
         A fitted router.
     folder : Path
-        Replaced if it is an artifact; must not exist or be empty otherwise.
+        Replaced if it is an artifact and nothing else; must not exist or be empty otherwise.
     training : mapping
         JSON-ready facts for `Card.training`.
 
@@ -130,26 +142,54 @@ def save_router(router: StoredRouter, folder: Path, training: Mapping[str, Any])
         `folder` holds something that is not an artifact.
     """
     check_target(folder)
+    folder = folder.resolve()  # a link stays one, and "." can be renamed by its name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
         card = _write(router, new, training)
-        if folder.exists():
-            folder.rename(Path(scratch) / "old")
-        new.rename(folder)
+        _swap(new, folder, Path(scratch) / "old")
     return card
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Put a new folder in the place of another, which is kept if that fails."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
 
 
 def check_target(folder: Path) -> None:
     """Raise `ArtifactError` if `folder` cannot be written without losing something else."""
-    if not folder.exists() or (folder / CARD_FILE).is_file():
+    if not folder.exists():
         return
-    if not folder.is_dir() or any(folder.iterdir()):
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    is_artifact = (folder / CARD_FILE).is_file()
+    if not (is_empty or is_artifact):
         raise ArtifactError(
             f"{folder} must not exist, be empty, or be a router artifact; it holds something else. "
             f"Choose another folder"
         )
+    if is_artifact and (strange := _strangers(folder)):
+        raise ArtifactError(
+            f"{folder} must hold a router artifact alone, since it is replaced; it holds also "
+            f"{', '.join(strange)}. Move that away, or choose another folder"
+        )
+
+
+def _strangers(folder: Path) -> Sequence[str]:
+    """Name what lies beside the files of an artifact of any format."""
+    try:
+        files = msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=_Files).files
+    except _BAD_JSON:
+        return ()  # nobody knows which files were of it
+    known = {CARD_FILE, README_FILE, *(name.partition("/")[0] for name in files)}
+    return sorted(path.name for path in folder.iterdir() if path.name not in known)
 
 
 def _write(router: StoredRouter, folder: Path, training: Mapping[str, Any]) -> Card:
@@ -187,7 +227,12 @@ def _hash_files(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
 
 
-def _check_file(path: Path, sha256: str) -> None:
+def _check_file(folder: Path, name: str, sha256: str) -> None:
+    path, inside = folder / name, PurePath(name)
+    if inside.is_absolute() or ".." in inside.parts:
+        raise _error(folder / CARD_FILE, "files must name files of the folder", repr(name))
+    if path.exists() and not path.is_file():
+        raise _error(path, "must be a regular file", "another kind of file")
     try:
         found = _sha256(path)
     except OSError as error:

@@ -14,7 +14,9 @@ test sets named ``test_*.jsonl.gz``. Needs the ``finetune`` extra.
 
 from __future__ import annotations
 
+import shlex
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from routers.export import BASE_ENCODER
 from routers.train import TrainOptions, train
 from routers.untrained import TYPES, Plan, untrained_router
 
+_TYPE = "cascade"
 _MAX_TOKENS = 88
 _OPTIONS = TrainOptions(held_out=1 / 16)
 _OUT_OF_SCOPE_SOURCE = "clinc_oos_train"
@@ -38,7 +41,7 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--out", required=True, type=_PATH, help="Artifact to write.")
-@click.option("--type", type=click.Choice(TYPES), default="cascade", show_default=True)
+@click.option("--type", type=click.Choice(TYPES), default=_TYPE, show_default=True)
 @click.option("--encoder", help="Keep the encoder of this artifact; learn the rest anew.")
 @click.option("--rows-per-category", type=int, help="Learn from at most so many of each.")
 @click.option("--leave-out", "left_out", multiple=True, help="A source not to learn from.")
@@ -70,16 +73,35 @@ def main(
     with tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         router = untrained_router(plan, _OPTIONS.seed, Path(scratch))
         training = train(router, rows, out_of_scope, options, progress, unseen)
-        kept = f" --encoder {encoder}" if encoder else ""
+        command = _command(out, type, encoder, rows_per_category, left_out)
         training["notes"] = [
             f"Its encoder comes from {BASE_ENCODER} (Apache-2.0) and is quantised to int8.",
             f"{len(unseen)} rows whose licence forbids to ship what learned from them were only "
             f"calibrated on.",
             "A language model wrote the prompts that were written for this project.",
             f"{n_leaks} rows that also stand in a test set were removed before.",
-            f"Rebuilt by: python -m routers.build_default DATA_FOLDER --out routers/default{kept}",
+            f"Rebuilt by: {command}",
         ]
         save_router(router, out, training)
+
+
+def _command(
+    out: Path,
+    type: str,
+    encoder: str | None,
+    rows_per_category: int | None,
+    left_out: Sequence[str],
+) -> str:
+    """Return the command line with these options; those that are as by default are left out."""
+    given = {
+        "--out": [str(out)],
+        "--type": [] if type == _TYPE else [type],
+        "--encoder": [encoder] if encoder else [],
+        "--rows-per-category": [] if rows_per_category is None else [str(rows_per_category)],
+        "--leave-out": left_out,
+    }
+    words = [word for option, values in given.items() for one in values for word in (option, one)]
+    return shlex.join(["python", "-m", "routers.build_default", "DATA_FOLDER", *words])
 
 
 if __name__ == "__main__":

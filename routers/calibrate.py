@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from routers.registry import StoredRouter
 
 _FEW_ROWS = 30
+_ROUNDING = 1e-9
+"""Of a share of a count that is whole: 1 - 0.9 times 10 is a little less than 1."""
 _TEMPERATURES = np.geomspace(0.1, 10.0, 201)
 
 
@@ -111,7 +113,7 @@ def choose_min_margin(inside: Answers, outside: FloatArray, goal: Goal) -> float
         `routers.base.margins` of out-of-scope prompts; may be empty.
     goal : Goal
     """
-    n_kept = max(1, math.ceil(goal.min_coverage * len(inside)))
+    n_kept = max(1, math.ceil(goal.min_coverage * len(inside) - _ROUNDING))
     ceiling = float(np.sort(inside.margin)[-n_kept])
     aim = (
         _catching(outside, goal.out_of_scope) if len(outside) else _accurate(inside, goal.accuracy)
@@ -131,7 +133,7 @@ def _source_weights(rows: Sequence[Row]) -> FloatArray:
 def _catching(outside: FloatArray, share: float) -> float:
     """Lowest threshold that sends this share of out-of-scope prompts to the general expert."""
     margin = np.sort(np.where(np.isinf(outside), 0.0, outside))[::-1]  # inf: general already
-    n_missed = int((1.0 - share) * len(margin))
+    n_missed = int((1.0 - share) * len(margin) + _ROUNDING)
     return float(np.nextafter(margin[n_missed], 2.0)) if n_missed < len(margin) else 0.0
 
 

@@ -51,7 +51,7 @@ def render(card: Card) -> str:
     """Say in Markdown what the card says."""
     lines = list(_head(card))
     if "held_out" in card.training:
-        lines.extend(_scores(card.training["held_out"]))
+        lines.extend(_scores(card.training["held_out"], card.training.get("calibrated")))
     if "data" in card.training:
         lines.extend(_data(card.training["data"]))
     return "\n".join(lines) + "\n"
@@ -84,14 +84,21 @@ def _escalation(settings: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
-    yield "\n## Scores on the hold-out, which was not trained on\n"
+def _scores(scores: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> Iterator[str]:
+    if calibrated is None:
+        yield "\n## Scores on the hold-out, which was not trained on\n"
+        origin = (
+            "Most of the hold-out comes from the same sources as the training rows: expect less on "
+            "others."
+        )
+    else:
+        yield "\n## Scores on the prompts that it was calibrated on last\n"
+        origin = f"SHA-256 of these prompts: `{calibrated['sha256']}`."
     yield (
         f"{scores['n']} prompts: accuracy {scores['accuracy']:.3f}, macro-F1 "
         f"{scores['macro_f1']:.3f}, expected calibration error {scores['ece']:.3f}. "
         f"{scores['coverage']:.1%} keep their category, with accuracy "
-        f"{scores['covered_accuracy']:.3f}. Most of the hold-out comes from the same sources as "
-        f"the training rows: expect less on others."
+        f"{scores['covered_accuracy']:.3f}. {origin}"
     )
     yield "\n| category | F1 |\n|---|---|"
     for category, f1 in scores["f1"].items():

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from routers.base import Router, RouterError
 from routers.calibrate import Goal
 from routers.calibrate import calibrate as calibrate_router
 from routers.card import Card
-from routers.data import read_prompts, read_rows
+from routers.data import digest, read_prompts, read_rows
 from routers.distil import OpenTeacher, distilled_rows
 from routers.extras import MissingExtraError
 from routers.figure import FIGURE_SUFFIXES, write_figure
@@ -190,8 +191,10 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
     """
     with wrong_use(), progress_bars() as progress:
         router = load_router(folder)
+        check_target(folder)
         rows = read_rows(files)
-        answers = calibrate_router(router, rows, _out_of_scope(shared), _goal(shared), progress)
+        goal = _goal(shared)
+        answers = calibrate_router(router, rows, _out_of_scope(shared), goal, progress)
         if len(rows) < _FEWEST_ROWS:
             raise ValueError(
                 f"calibrating takes {_FEWEST_ROWS} prompts or more; got {len(rows)}, and a "
@@ -199,6 +202,7 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
             )
         training = dict(read_card(folder).training)
         training["held_out"] = held_out_report(answers, router.categories_)
+        training["calibrated"] = {"rows": len(rows), "sha256": digest(rows), "goal": asdict(goal)}
         card = save_router(router, folder, training)
         _show(folder, card, shared)
 
@@ -267,7 +271,7 @@ def _show(folder: Path, card: Card, shared: dict[str, Any]) -> None:
         f1 = scores["f1"].get(category)
         shown = "-" if f1 is None else f"{f1:.3f}"
         table.add_row(category, shown, str(sum(counts)), _mistaken(category, counts, card))
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(
         f"hold-out: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -150,14 +151,16 @@ def digest(rows: Iterable[Row]) -> str:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     opener = gzip.open if path.suffix == ".gz" else open
+    number = 0
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         got = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} must be a readable JSON lines file; got {got}") from error
+        where = f" after line {number}" if number else ""
+        raise DataError(f"{path} must be a readable JSON lines file; got {got}{where}") from error
 
 
 def read_lines(paths: Sequence[Path], parse: Callable[[bytes], _Item], wanted: str) -> list[_Item]:
@@ -182,7 +185,7 @@ def read_lines(paths: Sequence[Path], parse: Callable[[bytes], _Item], wanted: s
         for number, line in _lines(path):
             try:
                 items.append(parse(line))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problems.append(f"{path}:{number}: {error}")
     if problems:
         raise DataError(_report(problems, wanted))

@@ -93,6 +93,7 @@ def learn_finer(
     prices: Mapping[str, float],
     routed: Routed,
     progress: Progress = silent,
+    most_active_b: float | None = None,
 ) -> tuple[FinerMap | None, str]:
     """Learn finer categories, if they pay at these prices.
 
@@ -108,6 +109,9 @@ def learn_finer(
         By preset.
     routed : Routed
         The prompts of the table.
+    progress : Progress
+    most_active_b : float or None
+        Most 10^9 active parameters that a preset may take on average.
 
     Returns
     -------
@@ -143,9 +147,13 @@ def learn_finer(
     found = f"finer categories gain {gain} on held-out prompts"
     if not gain.pays:
         return None, f"{found}: left out"
+    served = _served(finer, known.scores, pool, prices)
+    told = ", ".join(f"{one} {score:.4f} at {b:.2f} B" for one, (score, b) in served.items())
+    if most_active_b is not None and any(b > most_active_b for _, b in served.values()):
+        return None, f"{found}: left out, they would take more active parameters, {told}"
     progress("finer categories", _N_FOLDS, _N_FOLDS + 1)
     learned = replace(known.fit_finer(np.arange(len(rows))), encoder_digest=digest)
-    return learned, f"{found}: kept, with {_served(finer, known.scores, pool, prices)}"
+    return learned, f"{found}: kept, with {told}"
 
 
 def used_experts(
@@ -217,11 +225,11 @@ def _gain(
 
 def _served(
     expected: FloatArray, scores: FloatArray, pool: Pool, prices: Mapping[str, float]
-) -> str:
-    """Tell the score and the active parameters that every preset came to."""
-    told = []
+) -> dict[str, tuple[float, float]]:
+    """Return the score and the 10^9 active parameters that every preset came to on average."""
+    served = {}
     for preset, price in prices.items():
         choice = (expected - price * pool.cost).argmax(axis=1)
         score = scores[np.arange(len(scores)), choice].mean()
-        told.append(f"{preset} {score:.4f} at {pool.active_params_b[choice].mean():.2f} B")
-    return ", ".join(told)
+        served[preset] = (float(score), float(pool.active_params_b[choice].mean()))
+    return served

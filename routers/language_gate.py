@@ -39,7 +39,8 @@ class LanguageGate:
         See `routers.registry.StoredRouter`.
     foreign_confidence : float
         Probability, in [0, 1], of `foreign_category` for prompts that are not English: how often
-        that was their label on held-out prompts.
+        that was their label on held-out prompts. What no held-out prompt speaks of stays as it is,
+        be it this or the router for English.
     """
 
     type: ClassVar[str] = "language_gate"
@@ -100,12 +101,15 @@ class LanguageGate:
         """See `routers.registry.StoredRouter.calibrate`."""
         english = _english(texts)
         said = [label == self.foreign_category for label in _chosen(labels, ~english)]
-        english_rows = self.router.calibrate(
-            _chosen(texts, english), _chosen(labels, english), weights[english], progress
-        )
-        self._set_foreign_confidence((sum(said) + 1) / (len(said) + 2))  # rule of succession
+        if english.any():
+            english_rows = self.router.calibrate(
+                _chosen(texts, english), _chosen(labels, english), weights[english], progress
+            )
+        rule_of_succession = (sum(said) + 1) / (len(said) + 2)
+        self._set_foreign_confidence(rule_of_succession if said else self.foreign_confidence)
         probabilities = self._foreign_rows(len(texts))
-        probabilities[english] = english_rows
+        if english.any():
+            probabilities[english] = english_rows
         return probabilities
 
     def write(self, folder: Path) -> dict[str, Any]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 import numpy as np
 
 from routers.arrays import BoolArray, IntArray
 from routers.base import FloatArray
 from routers.estimate import Estimate
-from routers.mapping import PriceOf, ScoredMapping
-from routers.scores import Pool
-from routers.solve import Limits, Solution, solve
+from routers.mapping import DEFAULT_PRESET, PriceOf, ScoredMapping
+from routers.scores import COST_COLUMNS, Pool
+from routers.solve import Limits, Solution, UnsolvableError, solve
 
 _NORMAL_95 = 1.96
 _NOTHING = 1e-9
+_DECIMALS = 6
+"""Of an expected score; what is reported and what is written are alike."""
+_FIRST_PRICE, _LAST_PRICE = 1e-6, 1e9
+_HALVINGS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,10 @@ class SolvedMap:
     Attributes
     ----------
     mapping : ScoredMapping
-        Of the experts that are kept.
+        Of the experts that are kept. Its prices are those that were asked for, or the next higher
+        ones at which it keeps to the cap on active parameters.
     objective : float
-        Expected score minus price x cost, averaged over presets.
+        Expected score minus price x cost at the prices asked for, averaged over presets.
     resident_params_b : float
         10^9 parameters of the distinct weights that are kept.
     worth : Mapping of str to Worth
@@ -94,27 +101,27 @@ def solve_map(
     Raises
     ------
     UnsolvableError
-        The limits leave no choice.
+        The limits leave no choice, or no price keeps to the cap on active parameters.
     """
     costs = np.array(list(prices.values()))[:, None] * pool.cost
     utility = estimate.expected_score - costs[:, None, :]
     solution = solve(utility, share, pool, limits, required)
     kept = np.flatnonzero(solution.kept)
-    mapping = ScoredMapping(
+    asked = ScoredMapping(
         estimate.categories,
         tuple(pool.names[i] for i in kept),
-        estimate.expected_score[:, kept],
+        estimate.expected_score[:, kept].round(_DECIMALS),
         pool.cost[kept],
         prices,
         price_of,
     )
+    mapping = _capped(asked, share, pool, limits.active_params_b)
     worth = {
-        preset: _worth(estimate, share, pool, choice)
-        for preset, choice in zip(prices, solution.choice, strict=True)
+        preset: _worth(estimate, share, pool, _served(mapping, pool, preset)) for preset in prices
     }
     return SolvedMap(
         mapping,
-        float(solution.objective.mean()),
+        fmean(one.score - prices[preset] * one.cost for preset, one in worth.items()),
         pool.resident_params_b(solution.kept),
         worth,
         (
@@ -122,7 +129,65 @@ def solve_map(
             *_idle(utility, pool, required),
             *_thin(estimate),
             *_next_expert(utility, share, pool, solution),
+            *_raised(prices, mapping.prices),
         ),
+    )
+
+
+def _served(mapping: ScoredMapping, pool: Pool, preset: str) -> IntArray:
+    """Return the expert that the gateway ranks first for each category, as index into the pool."""
+    return np.array([pool.names.index(names[0]) for names in mapping.plain(preset).values()])
+
+
+def _capped(
+    mapping: ScoredMapping, share: FloatArray, pool: Pool, most_b: float | None
+) -> ScoredMapping:
+    """Raise the prices at which the table would take more active parameters than the cap.
+
+    The gateway ranks by price alone, so the solved assignment binds it only as far as a price
+    can say it.
+    """
+    if most_b is None:
+        return mapping
+
+    def keeps(price: float) -> bool:
+        tried = replace(mapping, prices={DEFAULT_PRESET: price})
+        served = _served(tried, pool, DEFAULT_PRESET)
+        return float(share @ pool.active_params_b[served]) <= most_b + _NOTHING
+
+    prices = {preset: _lowest_price(keeps, price) for preset, price in mapping.prices.items()}
+    dear = [preset for preset, price in prices.items() if price == math.inf]
+    if dear:
+        raise UnsolvableError(
+            f"no price of {COST_COLUMNS[mapping.price_of]} keeps {', '.join(dear)} to "
+            f"active_params_b {most_b:g}: the experts that it favours are larger. Use --price-of "
+            "params, or raise the cap"
+        )
+    return replace(mapping, prices=prices)
+
+
+def _lowest_price(keeps: Callable[[float], bool], price: float) -> float:
+    """Return the price, or the lowest above it that keeps to the cap; infinity when none does."""
+    if keeps(price):
+        return price
+    low, high = price, max(2 * price, _FIRST_PRICE)
+    while not keeps(high):
+        if high > _LAST_PRICE:
+            return math.inf
+        low, high = high, 2 * high
+    for _ in range(_HALVINGS):
+        middle = float(f"{(low + high) / 2:.6g}")
+        low, high = (low, middle) if keeps(middle) else (middle, high)
+    return high
+
+
+def _raised(asked: Mapping[str, float], prices: Mapping[str, float]) -> Sequence[str]:
+    """Tell which prices the cap has raised."""
+    return tuple(
+        f"the price of {preset} is raised from {asked[preset]:g} to {price:g}, to keep to the cap "
+        "on active parameters"
+        for preset, price in prices.items()
+        if price != asked[preset]
     )
 
 

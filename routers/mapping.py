@@ -213,7 +213,7 @@ class ScoredMapping:
                 "format": FORMAT,
                 "categories": self.categories,
                 "experts": self.experts,
-                "expected_score": self.expected_score.round(6).tolist(),
+                "expected_score": self.expected_score.tolist(),
                 "price_of": self.price_of,
                 "cost": self.cost.tolist(),
                 "finer": None if self.finer is None else self.finer.digest,

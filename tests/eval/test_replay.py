@@ -234,3 +234,8 @@ def test_an_expert_that_misses_most_scores_is_left_out(tmp_path: Path, files: li
     assert done.exit_code == 0, done.output
     shown = json.loads(done.stdout)
     assert (shown["n"], shown["left_out"]) == (60, ["unsized", "rare"])
+    for path in map(Path, (files[0], *files[1:])):
+        if path.is_file():
+            path.write_text(path.read_text().replace("rare", "rare[/INST]"))
+    table = CliRunner().invoke(eval_group, ["replay", *files, *asked[:-1]]).stdout
+    assert "Left out, no sizes or few scores: unsized, rare[/INST]." in " ".join(table.split())

@@ -101,6 +101,14 @@ def test_people_get_tables(folder: Path, data: Path) -> None:
         assert word in shown
 
 
+def test_names_of_the_data_are_shown_as_they_are(folder: Path, tmp_path: Path) -> None:
+    sources = ("squad[train]", "squad[test]", "a[/INST]", "a:fire:")
+    rows = [Row(row.prompt, row.category, sources[i % 4]) for i, row in enumerate(toy_rows())]
+    shown = run(folder, write_lines(tmp_path / "test.jsonl", rows))
+    assert shown.exit_code == 0, shown.output
+    assert all(source in shown.stdout for source in sources)
+
+
 @pytest.mark.parametrize("text", ["", "{}\n", '{"prompt": "p", "category": null}\n'])
 def test_bad_data_is_wrong_use(folder: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.jsonl").write_text(text)

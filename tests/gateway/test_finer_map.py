@@ -109,3 +109,22 @@ def test_finer_categories_that_do_not_pay_are_left_out(physics: Path) -> None:
     found = solved(str(scores), "--config", str(physics / "experts.yaml"))
     assert not found["finer"]
     assert any("on held-out prompts: left out" in text for text in found["warnings"])
+
+
+def test_finer_categories_above_the_cap_are_left_out(physics: Path) -> None:
+    rows = [json.loads(line) for line in (physics / "scores.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["scores"]["calculates"] = 1.0
+    scores = str(write_scores(physics / "capped.jsonl", rows))
+    sizes = {"calculates": 10.0, "recalls": 1.0}
+    address = {"model": "ok", "base_url": "http://127.0.0.1:9/v1"}
+    experts = [
+        {"name": name, **address, "active_params_b": size, "total_params_b": size}
+        for name, size in sizes.items()
+    ]
+    config = write_experts(physics / "capped.yaml", experts, {}, min_confidence=0)
+    for cap, kept in (("6", True), ("3", False)):
+        found = solved(scores, "--config", str(config), "--active-params-b", cap)
+        assert found["finer"] is kept
+        assert found["expected"]["default"]["active_params_b"] == 1
+    assert any("left out, they would take more active" in text for text in found["warnings"])

@@ -1,4 +1,4 @@
-"""``coe map`` from files to a running gateway that routes by what it solved."""
+"""``coe map`` from score tables and sizes to what it prints."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli import coe
-from gateway.config import load_experts_file
-from gateway.errors import ConfigError
-from gateway.experts import ExpertRegistry
-from gateway.schema import MappingTable
-from routers.artifact import read_card
-from tests.servers import REPO, UpstreamServer, run_gateway, write_experts
+from tests.servers import write_experts
 
 SIZES = "model,total_params_b,active_params_b\nsmall,1,1\nbig,70,70\nmaths,7,7\n"
 RATES = {
@@ -72,6 +67,24 @@ def test_without_limits_each_category_gets_its_best(files: tuple[str, str]) -> N
     assert any("earn nothing at these prices: small" in text for text in found["warnings"])
 
 
+def test_experts_that_are_left_out_are_named(tmp_path: Path, files: tuple[str, str]) -> None:
+    (tmp_path / "few.csv").write_text(SIZES.replace("maths,7,7\n", ""))
+    found = solved(files[0], "--sizes", str(tmp_path / "few.csv"))
+    assert "left out, no sizes: maths" in found["warnings"]
+    address = {"model": "ok", "base_url": "http://127.0.0.1:9/v1"}
+    size = {"active_params_b": 1.0, "total_params_b": 1.0}
+    experts = [
+        {"name": "small", **address, **size, "latency_s": 1.0},
+        {"name": "big", **address, **size},
+        {"name": "new", **address, **size, "latency_s": 1.0},
+    ]
+    config = str(write_experts(tmp_path / "experts.yaml", experts, {}, min_confidence=0))
+    found = solved(files[0], "--config", config, "--plain", "--price-of", "latency")
+    assert found["kept"] == ["small"]
+    assert "left out, no sizes or no latency_s: big, maths" in found["warnings"]
+    assert "left out, no scores: new" in found["warnings"]
+
+
 def test_a_budget_keeps_small_experts_and_names_the_next_to_buy(files: tuple[str, str]) -> None:
     found = solved(files[0], "--sizes", files[1], "--total-params-b", "10")
     assert found["kept"] == ["small", "maths"]
@@ -112,6 +125,15 @@ def test_people_get_a_table(files: tuple[str, str]) -> None:
     assert "note: the next parameters should buy big" in done.stdout
 
 
+def test_names_are_shown_as_they_are(files: tuple[str, str]) -> None:
+    for path in map(Path, files):
+        path.write_text(path.read_text().replace("maths", "maths[7b]").replace("big", "big[/INST]"))
+    shown = run(files[0], "--sizes", files[1], "--preset", "tiny[1]=0.2")
+    assert shown.exit_code == 0, shown.output
+    assert "kept: small, big[/INST], maths[7b]" in " ".join(shown.stdout.split())
+    assert "tiny[1]: score" in shown.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -149,75 +171,6 @@ def test_experts_called_otherwise_are_told(tmp_path: Path, files: tuple[str, str
     assert "no expert has both scores and sizes" in " ".join(done.output.split())
 
 
-@pytest.fixture
-def shipped(tmp_path: Path) -> Path:
-    """A copy of the shipped registry, whose experts are virtual and share their weights."""
-    path = tmp_path / "experts.yaml"
-    path.write_text((REPO / "experts.yaml").read_text())
-    return path
-
-
-def shipped_scores(folder: Path) -> Path:
-    categories = read_card(REPO / "routers/default").categories
-    rates = {
-        category: {name: 0.9 if name == category else 0.3 for name in categories}
-        for category in categories
-    }
-    return write_scores(folder / "scores.jsonl", score_lines(rates))
-
-
-def test_write_keeps_the_comments(tmp_path: Path, shipped: Path) -> None:
-    before = shipped.read_text().splitlines()
-    scores = shipped_scores(tmp_path)
-    arguments = ("--config", str(shipped), "--plain", "--write", "--preset", "small=0.01")
-    found = solved(str(scores), *arguments)
-    assert found["resident_params_b"] == pytest.approx(0.1345)
-    after = shipped.read_text().splitlines()
-    start = before.index("mapping:")
-    assert after[:start] == before[:start]
-    assert all(f"# {line}" in after for line in before[start:] if line)
-    file = load_experts_file(shipped)
-    assert file.mapping == MappingTable(
-        table="mapping.json", presets={"default": 0.0, "small": 0.01}
-    )
-    assert file.experts == load_experts_file(REPO / "experts.yaml").experts
-    once = shipped.read_text()
-    solved(str(scores), *arguments)
-    assert shipped.read_text() == once
-
-
-def test_write_leaves_the_keys_behind_the_mapping_alone(tmp_path: Path, shipped: Path) -> None:
-    head, _, mapping = shipped.read_text().partition("\nmapping:")
-    first, _, rest = head.partition("\nexperts:")
-    shipped.write_text(f"{first}\nmapping:{mapping}\n# the experts\nexperts:{rest}\n")
-    done = run(str(shipped_scores(tmp_path)), "--config", str(shipped), "--plain", "--write")
-    assert done.exit_code == 0, done.output
-    assert shipped.read_text().endswith(f"\n# the experts\nexperts:{rest}\n")
-    assert load_experts_file(shipped).experts == load_experts_file(REPO / "experts.yaml").experts
-
-
-def test_the_router_sorts_prompts_that_come_with_other_categories(
-    tmp_path: Path, shipped: Path
-) -> None:
-    names = [expert.name for expert in load_experts_file(shipped).experts]
-    rows = [
-        {
-            "id": str(i),
-            "prompt": f"Write a Python function that sorts list number {i} and prints it",
-            "category": None,
-            "scores": {
-                name: float(name == "coding" or (name == "general" and i % 2)) for name in names
-            },
-        }
-        for i in range(30)
-    ]
-    found = solved(str(write_scores(tmp_path / "s.jsonl", rows)), "--config", str(shipped))
-    assert not found["finer"]
-    assert any("100 prompts or more must be embedded" in text for text in found["warnings"])
-    assert found["presets"]["default"]["coding"][0] == "coding"
-    assert found["expected"]["default"]["score"] > 0.8
-
-
 def test_without_any_category_there_is_nothing_to_map(
     tmp_path: Path, files: tuple[str, str]
 ) -> None:
@@ -228,62 +181,17 @@ def test_without_any_category_there_is_nothing_to_map(
     assert "no prompt of the score table has a category" in " ".join(done.output.split())
 
 
-def test_the_general_expert_must_be_scored(tmp_path: Path, shipped: Path) -> None:
-    rows = shipped_scores(tmp_path).read_text().replace('"general":', '"stranger":')
-    (tmp_path / "other.jsonl").write_text(rows)
-    done = run(str(tmp_path / "other.jsonl"), "--config", str(shipped))
+def test_a_cap_that_no_price_can_keep_is_told(tmp_path: Path, files: tuple[str, str]) -> None:
+    sizes = tmp_path / "costs.csv"
+    sizes.write_text("model,total_params_b,active_params_b,latency_s\nsmall,1,1,9\nbig,70,70,1\n")
+    rates = {"chat": {"small": 0.6, "big": 0.8}, "math": {"small": 0.1, "big": 0.9}}
+    scores = write_scores(tmp_path / "two.jsonl", score_lines(rates))
+    cap = ("--price-of", "latency", "--active-params-b", "36")
+    done = run(str(scores), "--sizes", str(sizes), *cap)
     assert done.exit_code == 2
-    assert "the general expert 'general' is always kept" in " ".join(done.output.split())
-
-
-def test_a_table_without_default_is_refused(shipped: Path) -> None:
-    head = shipped.read_text().partition("\nmapping:")[0]
-    shipped.write_text(f"{head}\nmapping:\n  table: mapping.json\n  presets: {{small: 1}}\n")
-    with pytest.raises(ConfigError, match=r"mapping\.presets must have the preset default"):
-        load_experts_file(shipped)
-
-
-def test_a_misspelt_key_of_a_table_is_suggested(shipped: Path) -> None:
-    head = shipped.read_text().partition("\nmapping:")[0]
-    shipped.write_text(f"{head}\nmapping:\n  table: m.json\n  preset: {{default: 1}}\n")
-    with pytest.raises(ConfigError, match=r"mapping\.preset is not a key\. Did you mean 'presets'"):
-        load_experts_file(shipped)
-
-
-def test_the_gateway_routes_by_the_solved_map(upstream: UpstreamServer, tmp_path: Path) -> None:
-    categories = read_card(REPO / "routers/default").categories
-    sizes = {"small": 1.0, "big": 70.0, "maths": 7.0}
-    experts = [
-        {
-            "name": name,
-            "model": "ok",
-            "base_url": upstream.base_url,
-            "active_params_b": size,
-            "total_params_b": size,
-        }
-        for name, size in sizes.items()
-    ]
-    config = write_experts(tmp_path / "experts.yaml", experts, {}, min_confidence=0)
-    rates = {name: RATES["math" if name == "coding" else "chat"] for name in categories}
-    scores = write_scores(tmp_path / "scores.jsonl", score_lines(rates))
-    solved(str(scores), "--config", str(config), "--plain", "--preset", "tiny=0.5", "--write")
-    assert ExpertRegistry.load(config).file.mapping == MappingTable(
-        table="mapping.json", presets={"default": 0.0, "tiny": 0.5}
+    assert "no price of latency_s keeps default to active_params_b 36" in " ".join(
+        done.output.split()
     )
-    question = "Write a Python function that reverses a string"
-    with run_gateway(config, tmp_path) as gateway:
-        models = [one["id"] for one in gateway.get("/v1/models").json()["data"]]
-        assert models[:3] == ["auto", "auto:default", "auto:tiny"]
-        best = gateway.chat("auto", question).headers
-        assert (best["x-coe-category"], best["x-coe-expert"]) == ("coding", "maths")
-        assert gateway.chat("auto:tiny", question).headers["x-coe-expert"] == "small"
-        assert gateway.chat("auto", "Tell me a story about a dragon.").headers["x-coe-expert"] == (
-            "big"
-        )
-        refused = gateway.chat("auto:huge", question)
-        assert refused.status_code == 404
-        assert "auto:tiny" in refused.json()["error"]["message"]
-        assert gateway.stats()["by_expert"]["maths"]["requests"] == 1
 
 
 def test_a_price_may_be_for_latency_or_money(tmp_path: Path, files: tuple[str, str]) -> None:
@@ -305,13 +213,3 @@ def test_a_price_may_be_for_latency_or_money(tmp_path: Path, files: tuple[str, s
     done = run(files[0], "--sizes", files[1], "--price-of", "latency")
     assert done.exit_code == 2
     assert "latency_s is missing" in " ".join(done.output.split()).replace("'", "")
-
-
-def test_a_table_for_other_categories_is_refused(tmp_path: Path, shipped: Path) -> None:
-    solved(str(shipped_scores(tmp_path)), "--config", str(shipped), "--plain", "--write")
-    table = json.loads((tmp_path / "mapping.json").read_text())
-    table["categories"][0] = "astrology"
-    (tmp_path / "mapping.json").write_text(json.dumps(table))
-    done = CliRunner().invoke(coe, ["route", "hello", "--config", str(shipped)])
-    assert isinstance(done.exception, ConfigError)
-    assert "must have the router's categories" in str(done.exception)

@@ -85,6 +85,23 @@ def test_a_vllm_server_is_added_with_its_adapters(config: Path) -> None:
     assert "+    model: org/base" in shown["diff"]
 
 
+def test_adapters_take_no_name_that_is_taken(config: Path) -> None:
+    with serving(vllm) as url:
+        done(config, "add", "math-sql-lora", url, "--model", "sql lora")
+        assert "there is an expert 'math-sql-lora' already" in refused(config, "add", "math", url)
+        done(config, "add", "math", url, "--no-adapters")
+
+
+def test_two_adapters_take_no_name_together(config: Path) -> None:
+    def alike(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if path == "/v1/models":
+            return 200, {"data": [VLLM, LORA, {**LORA, "id": "sql/lora"}]}
+        return vllm(path, body)
+
+    with serving(alike) as url:
+        assert "'math-sql-lora': 'sql lora' and 'sql/lora'" in refused(config, "add", "math", url)
+
+
 def test_adapters_can_be_left_out_and_one_can_be_added_alone(config: Path) -> None:
     with serving(vllm) as url:
         done(config, "add", "base", f"{url}/v1", "--no-adapters")

@@ -69,6 +69,8 @@ def test_the_card_says_what_the_router_is(folder: Path) -> None:
         (lambda card: card["settings"].update(temperature=0), "must hold a bag router"),
         (lambda card: card.update(type="linear"), "must hold a linear router"),
         (lambda card: card["files"].update({"more.bin": "0"}), "more.bin: must be a file"),
+        (lambda card: card["files"].update({"/dev/null": "0"}), "must name files of the folder"),
+        (lambda card: card["files"].update({"a/../../b": "0"}), "must name files of the folder"),
     ],
 )
 def test_a_changed_card_is_refused(
@@ -88,13 +90,37 @@ def test_the_encoder_of_an_artifact_can_be_had_alone(folder: Path) -> None:
         load_encoder(folder)
 
 
+def test_an_encoder_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DEFAULT_FOLDER, tmp_path / "default"))
+    strong = folder / "encoder.onnx"
+    content = strong.read_bytes()
+    strong.write_bytes(content[:-1])
+    with pytest.raises(ArtifactError, match=r"encoder\.onnx: must have SHA-256"):
+        load_encoder(folder)
+    strong.unlink()
+    with pytest.raises(ArtifactError, match=r"encoder\.onnx: must be a file that can be read"):
+        load_encoder(folder)
+    strong.write_bytes(content)
+    edit(folder, lambda card: card.update(settings={"router": {}}))
+    with pytest.raises(ArtifactError, match=r"must hold a router's encoder; got KeyError"):
+        load_encoder(folder)
+
+
+def test_what_is_no_regular_file_is_not_read(folder: Path) -> None:
+    (folder / "head.npz").unlink()
+    (folder / "head.npz").symlink_to("/dev/null")
+    with pytest.raises(ArtifactError, match=r"head\.npz: must be a regular file"):
+        load_router(folder)
+
+
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"nowhere/router\.json: must be a file"):
         load_router(tmp_path / "nowhere")
 
 
-def test_a_card_that_is_not_json_is_refused(folder: Path) -> None:
-    (folder / "router.json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b'{"type": "\xff"}', b'{"x": ' + b"[" * 9_999])
+def test_a_card_that_is_not_json_is_refused(folder: Path, content: bytes) -> None:
+    (folder / "router.json").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"router\.json: must be a router card"):
         load_router(folder)
 
@@ -144,6 +170,18 @@ def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+def test_what_lies_in_an_artifact_and_is_not_of_it_is_left_alone(folder: Path) -> None:
+    (folder / "recent.jsonl").write_text("rows")
+    router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
+    with pytest.raises(ArtifactError, match=r"it holds also recent\.jsonl\. Move that away"):
+        save_router(router, folder, {})
+    assert (folder / "recent.jsonl").read_text() == "rows"
+    (folder / "recent.jsonl").unlink()
+    edit(folder, lambda card: card.update(format=1))
+    save_router(router, folder, {})
+    assert load_router(folder).version == router.version
+
+
 def test_a_failed_save_leaves_nothing_and_keeps_the_old(folder: Path) -> None:
     router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
     before = (folder / "router.json").read_bytes()
@@ -151,6 +189,21 @@ def test_a_failed_save_leaves_nothing_and_keeps_the_old(folder: Path) -> None:
         save_router(router, folder, {"not JSON": object()})
     assert (folder / "router.json").read_bytes() == before
     assert [path.name for path in folder.parent.iterdir()] == ["toy"]
+
+
+def test_the_folder_may_be_a_link_or_where_one_is(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = BagRouter("toy").fit(["a", "b"], ["x", "y"])
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    save_router(router, link, {})
+    assert link.is_symlink()
+    assert load_router(folder).version == router.version
+    again = BagRouter("toy").fit(["a", "b"], ["y", "x"])
+    monkeypatch.chdir(folder)
+    save_router(again, Path(), {})
+    assert load_router(folder).version == again.version
 
 
 def test_the_same_arrays_give_the_same_bytes(tmp_path: Path) -> None:

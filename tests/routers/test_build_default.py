@@ -56,7 +56,11 @@ def test_an_encoder_can_be_kept(tmp_path: Path) -> None:
     assert card.files["encoder.onnx"] == read_card(DEFAULT_FOLDER).files["encoder.onnx"]
     assert card.training["data"]["rows_trained"] < 20 * 4
     readme = (out / "README.md").read_text()
-    assert f"--encoder {DEFAULT_FOLDER}" in readme
+    left_out = " ".join(LEFT_OUT).replace("=", " ")
+    assert (
+        f"Rebuilt by: python -m routers.build_default DATA_FOLDER --out {out} "
+        f"--encoder {DEFAULT_FOLDER} --rows-per-category 20 {left_out}\n"
+    ) in readme
     assert "of the hold-out the encoder was asked too" in readme
 
 
@@ -86,6 +90,7 @@ def test_the_default_router_is_rebuilt_from_raw_data(tmp_path: Path) -> None:
     sources = {source["source"] for source in facts["sources"]}
     assert sources == {"toy_coding", "toy_cooking", "toy_general", "xquad_de"}
     readme = (out / "README.md").read_text()
+    assert f"DATA_FOLDER --out {out} --type bag --leave-out asked_general " in readme
     assert "2 rows that also stand in a test set were removed" in readme
     assert "| xquad_de | MIT | multilingual | 16 |" in readme
     (row,) = load_router(out).predict_proba(["Wie spät ist es jetzt in München?"])

@@ -93,6 +93,15 @@ def test_the_threshold_catches_out_of_scope_prompts_and_no_more() -> None:
     assert (margins(outside, CATEGORIES) < threshold).tolist() == [True, True, True, False]
 
 
+def test_a_share_of_prompts_is_exact_where_it_is_whole() -> None:
+    inside = answers(leading(*np.linspace(0.5, 1, 100)), ["coding"] * 100)
+    outside = margins(leading(*np.linspace(0.3, 0.5, 10)), CATEGORIES)
+    caught = choose_min_margin(inside, outside, Goal(min_coverage=0.5, out_of_scope=0.9))
+    assert (outside < caught).sum() == 9
+    kept = choose_min_margin(inside, np.ones(4), Goal(min_coverage=0.55))
+    assert (inside.margin >= kept).sum() == 55
+
+
 def test_out_of_scope_prompts_called_general_are_caught_already() -> None:
     inside = answers(leading(0.6, 0.9), ["coding", "coding"])
     outside = leading(0.95, 0.99, category="general")

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from routers import cli
 from routers.artifact import load_router, read_card
 from routers.base import decide
-from routers.data import Row
+from routers.data import Row, digest
 from tests.prompts import toy_rows, write_lines
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "silver")
@@ -55,6 +55,15 @@ def test_training_writes_an_artifact_and_a_report(data: Path, tmp_path: Path) ->
     assert "| toy_coding |  | coding | 60 |" in (out / "README.md").read_text()
     (row,) = load_router(out).predict_proba(["How do I roast a duck?"])
     assert card.categories[row.argmax()] == "cooking"
+
+
+def test_names_of_categories_are_shown_as_they_are(tmp_path: Path) -> None:
+    rows = [Row(row.prompt, f"{row.category}[/x]") for row in toy_rows()]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    result = run("train", data, "--out", tmp_path / "[b]", "--type", "bag")
+    assert result.exit_code == 0, result.output
+    assert "cooking[/x]" in result.stdout
+    assert "[b]" in result.stdout
 
 
 def test_json_is_the_card_and_nothing_else(data: Path, tmp_path: Path) -> None:
@@ -173,6 +182,15 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
     assert after.files == before.files
     assert after.training["data"] == before.training["data"]
     assert after.training["held_out"]["n"] == 180
+    assert after.training["calibrated"] == {
+        "rows": 180,
+        "sha256": digest(toy_rows()),
+        "goal": {"min_coverage": 0.5, "out_of_scope": 1.0, "accuracy": 0.95},
+    }
+    readme = (out / "README.md").read_text()
+    assert "## Scores on the prompts that it was calibrated on last" in readme
+    assert f"SHA-256 of these prompts: `{digest(toy_rows())}`" in readme
+    assert "which was not trained on" not in readme
     router = load_router(out)
     strangers = router.predict_proba(OUT_OF_SCOPE)
     decided = {decide(row, router.categories_, after.min_margin).category for row in strangers}

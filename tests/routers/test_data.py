@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import tempfile
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def test_rows_are_read_in_order_from_all_files(tmp_path: Path) -> None:
         ('{"prompt": " ", "category": "c"}', "prompt must not be blank"),
         ('{"prompt": "p", "category": ""}', "category must not be blank"),
         ('{"prompt": "\xff", "category": "c"}', "utf-8"),
+        pytest.param('{"x": ' + "[" * 9_999, "recursion", id="deep"),
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path, line: str, reason: str) -> None:
@@ -76,6 +78,16 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.jsonl", broken, cut, tmp_path):
         with pytest.raises(DataError, match=f"{path.name} must be a readable JSON lines file"):
             read_rows([path])
+
+
+def test_a_damaged_gzip_file_is_named_with_the_last_line_read(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl.gz"
+    packer = zlib.compressobj(wbits=31)
+    rows = "".join(f'{{"prompt": "p{i}", "category": "c"}}\n' for i in range(40_000))
+    packed = packer.compress(rows.encode())
+    path.write_bytes(packed + packer.flush(zlib.Z_FULL_FLUSH) + b"\x07 no such block")
+    with pytest.raises(DataError, match=r"x\.jsonl\.gz must be .* block type after line \d{4}"):
+        read_rows([path])
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:

@@ -87,6 +87,23 @@ def test_a_map_of_another_kind_is_refused(tmp_path: Path) -> None:
         FinerMap.load(path)
 
 
+def test_a_damaged_map_is_refused_whatever_the_damage(tmp_path: Path) -> None:
+    path = tmp_path / "map.npz"
+    prompts, labels, scores = hidden_axis(120, seed=0, n_features=len(NAMES))
+    fit_finer(prompts, labels, scores).save(path)
+    whole = path.read_bytes()
+    np.save(tmp_path / "one.npy", np.zeros(2))
+    flipped = bytearray(whole)
+    flipped[200:260] = bytes(60)
+    for content in (b"", (tmp_path / "one.npy").read_bytes(), bytes(flipped), whole[:500]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"map\.npz is not a finer map"):
+            FinerMap.load(path)
+    path.unlink()
+    with pytest.raises(ValueError, match="No such file"):
+        FinerMap.load(path)
+
+
 def test_probabilities_sum_to_one_and_follow_the_labels() -> None:
     prompts, _, scores = hidden_axis(100, seed=0)
     labels = ["up" if x > 0 else "down" for x in prompts.embeddings[:, 0]]

@@ -54,6 +54,24 @@ def test_without_english_prompts_only_the_gate_is_calibrated() -> None:
     assert gate.foreign_confidence == 2 / 3
 
 
+def test_what_no_prompt_speaks_of_stays_as_it_was() -> None:
+    rows = toy_rows()
+    gate = LanguageGate(BagRouter("toy"), "general")
+    gate.fit([row.prompt for row in rows], [row.category for row in rows])
+    labels = ["general", "general", *(row.category for row in rows[::7])]
+    texts = [GERMAN, JAPANESE, *(row.prompt for row in rows[::7])]
+    gate.calibrate(texts, labels, np.ones(len(texts)))
+    before = gate.version
+    english = gate.predict_proba([ENGLISH]).tolist()
+    gate.calibrate([JAPANESE, GERMAN], labels[:2], np.ones(2))
+    assert gate.predict_proba([ENGLISH]).tolist() == english
+    assert (gate.version, gate.foreign_confidence) == (before, 3 / 4)
+    gate.calibrate([ENGLISH], ["coding"], np.ones(1))
+    assert gate.foreign_confidence == 3 / 4
+    assert gate.predict_proba([ENGLISH]).tolist() != english
+    assert gate.version != before
+
+
 def test_the_category_must_be_among_the_labels() -> None:
     with pytest.raises(ValueError, match="must hold the category 'foreign'"):
         LanguageGate(BagRouter("toy"), "foreign").fit(["a", "b"], ["x", "y"])
