@@ -163,7 +163,9 @@ Examples:
       --key-env OPENAI_API_KEY --out scores.jsonl
 
 Each line of QUESTIONS is {"id": "...", "prompt": "...", "category": "...", "answer": "..."};
-"metric" may be added. A run that was cut goes on where it was; another expert adds a column.
+"metric" may be added. A run that was cut goes on where it was; another expert adds a column. With
+another metric, judge or "answer" the answers that were given are scored anew; with another
+"prompt" or --max-tokens they are asked for anew, of the experts that are named.
 """
 
 
@@ -205,10 +207,13 @@ def score_command(
         if CODE in {question.metric or metric for question in questions} and not isolated():
             click.echo("note: no namespaces on this system: code runs with the network", err=True)
         endpoint = Endpoint(_with_v1(url), key, **limits)
-        fresh = score_experts(questions, experts.split(","), endpoint, metric, out, progress)
+        fresh, n_asked = score_experts(
+            questions, experts.split(","), endpoint, metric, out, progress
+        )
     for name in dict.fromkeys(one.expert for one in fresh):
         click.echo(_summary(name, [one for one in fresh if one.expert == name]))
-    click.echo(f"{len(fresh)} answers asked for; {len(questions)} prompts in {out}")
+    again = f", {len(fresh) - n_asked} scored anew" if len(fresh) > n_asked else ""
+    click.echo(f"{n_asked} answers asked for{again}; {len(questions)} prompts in {out}")
 
 
 def _summary(name: str, answers: Sequence[Scored]) -> str:
