@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import httpx
 import pytest
@@ -50,6 +55,63 @@ def test_the_source_of_streams_is_steady_and_its_chunks_are_timed(pacer: str) ->
     assert sample.delay_p50_ms is not None
     assert 0 < sample.delay_p50_ms < 1000 * took_s
     assert 0 < sample.p50_ms < 1000 * took_s
+
+
+class Server(ThreadingTCPServer):
+    """Says one thing to whoever asks, and no more; `opened` holds the connections there are."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.said = said
+        self.opened: list[Handler] = []
+
+
+class Handler(StreamRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        self.server.opened.append(self)
+        with suppress(OSError):  # the client has hung up already
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(self.server.said)
+            self.request.shutdown(socket.SHUT_WR)
+            self.rfile.read()  # until the client hangs up
+        self.server.opened.remove(self)
+
+
+@contextmanager
+def saying(said: bytes) -> Iterator[Server]:
+    with Server(said) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_refused_streams_are_answers_that_failed_and_hold_no_connection() -> None:
+    with saying(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n") as server:
+        url = chat(server.server_address[1])
+        sample = run_streams(url, "m", {}, Load(90, True, 2, stream=True), 0.2)
+        wait_for(lambda: not server.opened)
+    assert sample.requests == sample.refused > 4
+    assert sample.broken == 0
+    assert math.isnan(sample.p50_ms)
+    case = Case("stream-20", Load(90, True, 2, stream=True))
+    (row,) = summarise([case], {(case.label, "rival"): [Round(sample, 1.0, 10.0)]})["rows"]
+    assert (row["requests_per_s"], row["p50_ms"]) == (0, None)
+
+
+def test_a_stream_that_ends_between_two_chunks_is_broken() -> None:
+    said = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    with saying(said) as server:
+        url = chat(server.server_address[1])
+        sample = run_streams(url, "m", {}, Load(90, True, 1, stream=True), 0.1)
+    assert (sample.requests, sample.refused) == (0, 0)
+    assert sample.broken > 0
 
 
 @pytest.mark.parametrize("mixed", [False, True])
