@@ -10,10 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import httpx
+import psutil
 import pytest
 
 from eval.bench.load import Load, Sample
@@ -21,7 +23,7 @@ from eval.bench.prompts import NUMBER, QUESTIONS, prompts
 from eval.bench.report import markdown
 from eval.bench.run import Case, Round, cases, pick, summarise
 from eval.bench.streams import run_streams
-from eval.bench.systems import chat, free_port
+from eval.bench.systems import Starter, chat, free_port
 from tests.servers import REPO, wait_for
 
 N_CHUNKS, GAP_MS = 5, 10
@@ -135,6 +137,16 @@ def test_notes_behind_a_question_are_on_its_topic_or_mixed_with_another() -> Non
     others = [text.removeprefix(QUESTIONS[i])[:500] for i, text in enumerate(mixed)]
     assert {each[:500] for each in notes} == set(others)
     assert all(other != note[:500] for other, note in zip(others, notes, strict=True))
+
+
+def test_a_system_whose_first_process_died_leaves_none_behind(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        starter = Starter(tmp_path, stack)
+        pid = starter.start("orphans", ["sh", "-c", "sleep 300 & echo $!"])
+        psutil.Process(pid).wait(10)
+        orphan = psutil.Process(int((tmp_path / "orphans.log").read_text()))
+        assert orphan.is_running()
+    orphan.wait(10)
 
 
 def rounds(*p50_and_rate: tuple[float, int]) -> list[Round]:
