@@ -17,13 +17,13 @@ from rich.table import Table
 from eval.bench.cli import bench_command
 from eval.failover.cli import failover, soak_command
 from eval.grading import CODE, METRICS
-from eval.replay_report import draw, table_of
+from eval.replay_report import PLOT_SUFFIXES, draw, table_of
 from eval.robustness import stability
 from eval.router import evaluate
 from eval.sandbox import isolated
 from eval.score import Endpoint, Scored, read_questions, score_experts
 from routers.artifact import load_router
-from routers.cli import progress_bars, wrong_use
+from routers.cli import drawable, progress_bars, wrong_use
 from routers.data import read_labelled
 from routers.latency import latency_ms
 
@@ -132,7 +132,12 @@ def _show(found: dict[str, Any]) -> None:
 @click.option("--splits", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--cache", type=_PATH, help="Where embeddings are kept. [default: user's cache]")
-@click.option("--plot", type=_PATH, help="Also draw score against active parameters.")
+@click.option(
+    "--plot",
+    type=_PATH,
+    callback=drawable(*PLOT_SUFFIXES),
+    help=f"Also draw score against active parameters: {', '.join(PLOT_SUFFIXES)}.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **asked: Any) -> None:  # noqa: ANN401
     """Replay a score table beside known methods.
@@ -143,13 +148,14 @@ def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **
 
     with wrong_use():
         found = run_replay(files, **asked)
-        title = ", ".join(path.name.partition(".")[0] for path in files)
-        if plot is not None:
-            draw(found, title, plot)
+    title = ", ".join(path.name.partition(".")[0] for path in files)
     if as_json:
         click.echo(json.dumps(found))
     else:
         Console().print(table_of(found, title))
+    if plot is not None:
+        with wrong_use():
+            draw(found, title, plot)
 
 
 _SCORE_EXAMPLES = """

@@ -29,7 +29,8 @@ from eval.bench.systems import (
     router_folder,
     running,
 )
-from eval.notes import write_table
+from eval.notes import END, check_note, write_table
+from routers.extras import import_extra
 
 MOST_IN_FLIGHT = 64
 """Of the gateway that is loaded beyond what it may take."""
@@ -55,9 +56,12 @@ def run_bench(
     Raises
     ------
     ValueError
-        When nginx or wrk is missing, a case is unknown, or a system does not start.
+        When nginx or wrk is missing, a case is unknown, or a system does not start; or `out` has
+        a README without a place for the tables.
     """
     chosen = pick(cases(quick=quick), labels)
+    if out is not None:
+        _prepare(out)
     with tempfile.TemporaryDirectory(prefix="coe-bench-") as name, cores(n_cores) as on:
         folder = Path(name)
         with running(folder) as (starter, upstreams, direct):
@@ -70,10 +74,7 @@ def run_bench(
             found = measure(systems, chosen, rounds, seconds, folder, report)
             found["steps_ms"] = _steps(systems, chosen)
     found["encoded"] = _encoded(chosen)
-    found = {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
-    if out is not None:
-        _write(found, out)
-    return found
+    return {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
 
 
 def _steps(systems: Sequence[System], chosen: Sequence[Case]) -> dict[str, dict[str, float]]:
@@ -123,7 +124,17 @@ def _groups(
     return {"relay": relays, "coe": gateways, "coe+redis": with_redis, "coe full": full}
 
 
-def _write(found: dict[str, Any], out: Path) -> None:
+def _prepare(out: Path) -> None:
+    """See to it that what is measured can be written, before it is measured."""
+    import_extra("matplotlib", "train")
+    out.mkdir(parents=True, exist_ok=True)
+    note = out / "README.md"
+    if not note.exists():
+        note.write_text(f"# Bench\n\n{START}\n{END}\n", encoding="utf-8")
+    check_note(note, START)
+
+
+def write(found: dict[str, Any], out: Path) -> None:
     """Write the JSON and the plot, and put the tables into the README."""
     (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(found, out / "bench.png")

@@ -72,7 +72,7 @@ def _line(row: Mapping[str, Any], direct_ms: float | None, *, streams: bool) -> 
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
-    """Draw answers a second and added latency of the whole answers."""
+    """Draw answers a second and added latency of the whole answers, if there are any."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -84,6 +84,8 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
         for case, rows in _by_case(found["rows"]).items()
         if rows[0]["chunk_p50_ms"] is None
     }
+    if not cases:
+        return
     n_columns = min(len(cases), _MOST_COLUMNS)
     n_rows = math.ceil(len(cases) / n_columns)
     size = (4 * n_columns, 4 * n_rows)

@@ -195,6 +195,8 @@ def test_the_command_prints_a_table(files: list[str]) -> None:
         (["--experts", "small,unsized"], "--sizes must hold the sizes of unsized"),
         (["--experts", "small"], "two experts or more must have sizes"),
         (["--router", "nowhere"], "nowhere"),
+        (["--plot", "x.foo"], "must end in .png, .svg, .pdf; got 'x.foo'"),
+        (["--plot", "nowhere/x.png"], "nowhere must be a folder"),
     ],
 )
 def test_wrong_use_is_told(files: list[str], options: list[str], message: str) -> None:
