@@ -6,6 +6,7 @@ import json
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -72,20 +73,26 @@ def run_bench(
             starts = [start for name, start in groups.items() if not wanted or name in wanted]
             systems = [direct, *(system for start in starts for system in start())]
             found = measure(systems, chosen, rounds, seconds, folder, report)
-            found["steps_ms"] = _steps(systems, chosen)
+            found["steps_ms"] = _steps(systems, chosen, report)
     found["encoded"] = _encoded(chosen)
     return {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
 
 
-def _steps(systems: Sequence[System], chosen: Sequence[Case]) -> dict[str, dict[str, float]]:
+def _steps(
+    systems: Sequence[System], chosen: Sequence[Case], report: Report
+) -> dict[str, dict[str, float]]:
     """Return the steps of a routed request of our own gateway, for each case of one at a time."""
     gateway = next((one for one in systems if one.name.startswith(OURS)), None)
     loads = {case.name: case.load for case in chosen if case.load.concurrency == 1}
-    return {
-        name: steps_ms(gateway.whole, load, STEP_REQUESTS)
-        for name, load in loads.items()
-        if gateway is not None and not load.stream
-    }
+    try:
+        return {
+            name: steps_ms(gateway.whole, load, STEP_REQUESTS)
+            for name, load in loads.items()
+            if gateway is not None and not load.stream
+        }
+    except (OSError, HTTPException) as error:
+        report(f"no steps: {error}")
+        return {}
 
 
 def _encoded(chosen: Sequence[Case]) -> dict[str, str]:

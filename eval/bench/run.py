@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import psutil
@@ -128,7 +129,7 @@ def measure(
                 if target is not None:
                     report(f"round {index + 1} of {rounds}: {case.label}: {system.name}")
                     found = taken.setdefault((case.label, system.name), [])
-                    found.append(_round(target, case.load, seconds, folder))
+                    found.append(_round(target, case.load, seconds, folder, report))
     return summarise(chosen, taken)
 
 
@@ -141,12 +142,18 @@ def summarise(
     return {"rows": rows, "ratios": _ratios(taken)}
 
 
-def _round(target: Target, load: Load, seconds: float, folder: Path) -> Round:
-    _send(target, load, WARM_UP_S, folder)
-    before_s = _cpu_s(target)
-    sample = _send(target, load, seconds, folder)
-    time.sleep(0.1)  # what is done after an answer counts too
-    return Round(sample, _cpu_s(target) - before_s, _memory_mb(target))
+def _round(target: Target, load: Load, seconds: float, folder: Path, report: Report) -> Round:
+    """Measure a system; one that has died answers nothing, and the others are measured on."""
+    try:
+        _send(target, load, WARM_UP_S, folder)
+        before_s = _cpu_s(target)
+        sample = _send(target, load, seconds, folder)
+        time.sleep(0.1)  # what is done after an answer counts too
+        return Round(sample, _cpu_s(target) - before_s, _memory_mb(target))
+    except (CalledProcessError, OSError, psutil.Error) as error:
+        report(f"no answer: {error}")
+        unknown = math.nan
+        return Round(Sample(0, seconds, unknown, unknown, unknown, 0, 0), unknown, 0.0)
 
 
 def _send(target: Target, load: Load, seconds: float, folder: Path) -> Sample:

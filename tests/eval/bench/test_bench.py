@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,9 +23,9 @@ import pytest
 from eval.bench.load import Load, Sample
 from eval.bench.prompts import NUMBER, QUESTIONS, prompts
 from eval.bench.report import markdown
-from eval.bench.run import Case, Round, cases, pick, summarise
+from eval.bench.run import Case, Round, cases, measure, pick, summarise
 from eval.bench.streams import run_streams
-from eval.bench.systems import Starter, chat, free_port
+from eval.bench.systems import Starter, System, Target, chat, free_port
 from tests.servers import REPO, wait_for
 
 N_CHUNKS, GAP_MS = 5, 10
@@ -169,6 +171,27 @@ def test_systems_are_compared_round_by_round() -> None:
     assert (rival["p50_ms"], rival["p50_ms_spread"]) == (8, [8, 40])
     assert (rival["requests_per_s"], rival["cpu_s_per_1k"]) == (50, 10)
     assert "| rival | 8.00 (8.00 to 40.00) | 7.00 |" in markdown(found)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_system_that_has_died_does_not_end_the_others(
+    pacer: str, tmp_path: Path, stream: bool
+) -> None:
+    if not stream and not shutil.which("wrk"):
+        pytest.skip("whole answers are asked for with wrk")
+    target = Target(pacer, os.getpid())
+    gone = Target(chat(free_port()), os.getpid())
+    systems = [System("dead", gone, gone), System("alive", target, target)]
+    case = Case("stream-20" if stream else "same-20", Load(90, False, 1, stream=stream))
+    said: list[str] = []
+    found = measure(systems, [case], 1, 1, tmp_path, said.append)
+    dead, alive = found["rows"]
+    assert (dead["p50_ms"], dead["requests_per_s"], dead["cpu_s_per_1k"]) == (None, 0, None)
+    assert any(line.startswith("no answer: ") for line in said)
+    assert stream == (alive["chunk_p50_ms"] is not None)
+    table = markdown(found)
+    assert "| dead | no answer |" in table
+    assert ("first chunk" in table) == stream
 
 
 def test_refusals_are_no_answers() -> None:
