@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,12 @@ def run_bench(
     Raises
     ------
     ValueError
-        When nginx or wrk is missing, a case is unknown, or a system does not start; or `out` has
-        a README without a place for the tables.
+        When nginx or wrk is missing, a case, a group or the folder of rivals is unknown, or a
+        system does not start; or `out` has a README without a place for the tables.
     """
     chosen = pick(cases(quick=quick), labels)
+    if rivals_folder is not None and not rivals_folder.is_dir():
+        raise ValueError(f"--rivals must be a folder; got {rivals_folder}: make bench-rivals")
     if out is not None:
         _prepare(out)
     with tempfile.TemporaryDirectory(prefix="coe-bench-") as name, cores(n_cores) as on:
@@ -70,12 +72,20 @@ def run_bench(
             groups = _groups(starter, upstreams, workers)
             if rivals_folder is not None:
                 groups |= rivals(starter, upstreams, rivals_folder.resolve(), workers)
+            _check_wanted(wanted, groups)
             starts = [start for name, start in groups.items() if not wanted or name in wanted]
             systems = [direct, *(system for start in starts for system in start())]
             found = measure(systems, chosen, rounds, seconds, folder, report)
             found["steps_ms"] = _steps(systems, chosen, report)
     found["encoded"] = _encoded(chosen)
     return {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
+
+
+def _check_wanted(wanted: Sequence[str], groups: Collection[str]) -> None:
+    if unknown := ", ".join(sorted(set(wanted) - set(groups))):
+        raise ValueError(
+            f"--only must be of {', '.join(groups)}; got {unknown}. --rivals adds those it holds"
+        )
 
 
 def _steps(

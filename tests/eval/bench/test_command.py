@@ -28,6 +28,21 @@ def test_a_folder_whose_readme_has_no_place_is_refused_first(tmp_path: Path) -> 
     assert (tmp_path / "README.md").read_text() == "my own notes"
 
 
+def test_a_missing_folder_of_rivals_is_refused(tmp_path: Path) -> None:
+    done = bench("--rivals", str(tmp_path / "typo"))
+    assert done.exit_code == 2
+    assert "--rivals must be a folder; got " in done.stderr
+
+
+@needs_tools
+def test_an_unknown_group_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "portkey").mkdir()
+    done = bench("--only", "relay,litelm", "--rivals", str(tmp_path))
+    assert done.exit_code == 2
+    message = "--only must be of relay, coe, coe+redis, coe full, portkey; got litelm"
+    assert message in " ".join(done.stderr.split())
+
+
 @needs_tools
 def test_a_new_folder_is_made_and_streams_alone_need_no_plot(tmp_path: Path) -> None:
     out = tmp_path / "new" / "bench"
