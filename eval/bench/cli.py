@@ -20,7 +20,7 @@ Examples:
   coe eval bench --rivals .venv-bench --out eval/bench
   coe eval bench --quick --only relay,coe --json
 
-Needs nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
+Needs Linux, nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
 """
 
 
@@ -28,7 +28,7 @@ Needs nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
 @click.option("--quick", is_flag=True, help="Fewer cases: those that the documentation shows.")
 @click.option("--case", "labels", multiple=True, help="This case only, such as same-20@32.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1), default=2, show_default=True, help="A run.")
+@click.option("--seconds", type=click.IntRange(1), default=2, show_default=True, help="A run.")
 @click.option("--cores", "n_cores", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--rivals", "rivals_folder", type=_PATH, help="Where the rivals are installed.")

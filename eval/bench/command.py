@@ -44,7 +44,7 @@ def run_bench(
     quick: bool,
     labels: Sequence[str],
     rounds: int,
-    seconds: float,
+    seconds: int,
     n_cores: int,
     workers: int,
     rivals_folder: Path | None,

@@ -24,7 +24,7 @@ Report = Callable[[str], None]
 OURS = "coe routed"
 """Start of the name of the system that ratios are taken to."""
 ROUNDED = 4
-WARM_UP_S = 1.0
+WARM_UP_S = 1
 """For which the load runs before it is measured: a system that was idle begins cold."""
 
 
@@ -109,7 +109,7 @@ def measure(
     systems: Sequence[System],
     chosen: Sequence[Case],
     rounds: int,
-    seconds: float,
+    seconds: int,
     folder: Path,
     report: Report,
 ) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def summarise(
     return {"rows": rows, "ratios": _ratios(taken)}
 
 
-def _round(target: Target, load: Load, seconds: float, folder: Path, report: Report) -> Round:
+def _round(target: Target, load: Load, seconds: int, folder: Path, report: Report) -> Round:
     """Measure a system; one that has died answers nothing, and the others are measured on."""
     try:
         _send(target, load, WARM_UP_S, folder)
@@ -156,7 +156,7 @@ def _round(target: Target, load: Load, seconds: float, folder: Path, report: Rep
         return Round(Sample(0, seconds, unknown, unknown, unknown, 0, 0), unknown, 0.0)
 
 
-def _send(target: Target, load: Load, seconds: float, folder: Path) -> Sample:
+def _send(target: Target, load: Load, seconds: int, folder: Path) -> Sample:
     if load.stream:
         return run_streams(target.url, target.model, target.headers, load, seconds)
     return run_wrk(target.url, target.model, target.headers, load, seconds, folder)

@@ -28,6 +28,13 @@ def test_a_folder_whose_readme_has_no_place_is_refused_first(tmp_path: Path) -> 
     assert (tmp_path / "README.md").read_text() == "my own notes"
 
 
+@pytest.mark.parametrize("seconds", ["0.5", "2.5"])
+def test_runs_last_whole_seconds_as_wrk_measures_them(seconds: str) -> None:
+    done = bench("--seconds", seconds)
+    assert done.exit_code == 2
+    assert f"'{seconds}' is not a valid integer" in " ".join(done.stderr.split())
+
+
 def test_a_missing_folder_of_rivals_is_refused(tmp_path: Path) -> None:
     done = bench("--rivals", str(tmp_path / "typo"))
     assert done.exit_code == 2
