@@ -143,7 +143,7 @@ bench: $(VENV)/.test ## Measure the gateway beside its rivals and rewrite eval/b
 	$(BIN)/coe eval bench --quick --rivals .venv-bench --out eval/bench
 
 bench-smoke: $(VENV)/.test ## Run the measurement once, for crashes and not for times
-	$(BIN)/coe eval bench --quick --rounds 1 --seconds 0.5 --workers 1 --only relay,coe \
+	$(BIN)/coe eval bench --quick --rounds 1 --seconds 1 --workers 1 --only relay,coe \
 	  --case same-20@1 --case distinct-20@32 --case stream-20@32 --json >/dev/null
 
 bench-rivals: $(BIN)/python ## Install the rivals into .venv-bench

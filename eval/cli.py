@@ -17,13 +17,13 @@ from rich.table import Table
 from eval.bench.cli import bench_command
 from eval.failover.cli import failover, soak_command
 from eval.grading import CODE, METRICS
-from eval.replay_report import draw, table_of
+from eval.replay_report import PLOT_SUFFIXES, draw, table_of
 from eval.robustness import stability
 from eval.router import evaluate
 from eval.sandbox import isolated
 from eval.score import Endpoint, Scored, read_questions, score_experts
 from routers.artifact import load_router
-from routers.cli import progress_bars, wrong_use
+from routers.cli import drawable, progress_bars, wrong_use
 from routers.data import read_labelled
 from routers.latency import latency_ms
 
@@ -132,7 +132,12 @@ def _show(found: dict[str, Any]) -> None:
 @click.option("--splits", type=click.IntRange(1), default=5, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--cache", type=_PATH, help="Where embeddings are kept. [default: user's cache]")
-@click.option("--plot", type=_PATH, help="Also draw score against active parameters.")
+@click.option(
+    "--plot",
+    type=_PATH,
+    callback=drawable(*PLOT_SUFFIXES),
+    help=f"Also draw score against active parameters: {', '.join(PLOT_SUFFIXES)}.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **asked: Any) -> None:  # noqa: ANN401
     """Replay a score table beside known methods.
@@ -143,13 +148,14 @@ def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **
 
     with wrong_use():
         found = run_replay(files, **asked)
-        title = ", ".join(path.name.partition(".")[0] for path in files)
-        if plot is not None:
-            draw(found, title, plot)
+    title = ", ".join(path.name.partition(".")[0] for path in files)
     if as_json:
         click.echo(json.dumps(found))
     else:
         Console(markup=False, emoji=False).print(table_of(found, title))
+    if plot is not None:
+        with wrong_use():
+            draw(found, title, plot)
 
 
 _SCORE_EXAMPLES = """
@@ -163,7 +169,9 @@ Examples:
       --key-env OPENAI_API_KEY --out scores.jsonl
 
 Each line of QUESTIONS is {"id": "...", "prompt": "...", "category": "...", "answer": "..."};
-"metric" may be added. A run that was cut goes on where it was; another expert adds a column.
+"metric" may be added. A run that was cut goes on where it was; another expert adds a column. With
+another metric, judge or "answer" the answers that were given are scored anew; with another
+"prompt" or --max-tokens they are asked for anew, of the experts that are named.
 """
 
 
@@ -205,10 +213,13 @@ def score_command(
         if CODE in {question.metric or metric for question in questions} and not isolated():
             click.echo("note: no namespaces on this system: code runs with the network", err=True)
         endpoint = Endpoint(_with_v1(url), key, **limits)
-        fresh = score_experts(questions, experts.split(","), endpoint, metric, out, progress)
+        fresh, n_asked = score_experts(
+            questions, experts.split(","), endpoint, metric, out, progress
+        )
     for name in dict.fromkeys(one.expert for one in fresh):
         click.echo(_summary(name, [one for one in fresh if one.expert == name]))
-    click.echo(f"{len(fresh)} answers asked for; {len(questions)} prompts in {out}")
+    again = f", {len(fresh) - n_asked} scored anew" if len(fresh) > n_asked else ""
+    click.echo(f"{n_asked} answers asked for{again}; {len(questions)} prompts in {out}")
 
 
 def _summary(name: str, answers: Sequence[Scored]) -> str:

@@ -7,8 +7,11 @@ import numpy as np
 from routers.arrays import AnyArray
 from routers.base import FloatArray
 
-PRICES: FloatArray = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 51)])
-"""Score per 10^9 active parameters, from quality at any cost to the cheapest expert."""
+PRICES: FloatArray = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 51), [1e6]])
+"""Score per 10^9 active parameters, from quality at any cost to the cheapest expert.
+
+The last one leaves no other, also where sizes differ by a thousandth or less.
+"""
 _GRID = 1001
 _ROUNDING = 1e-12
 

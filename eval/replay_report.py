@@ -13,6 +13,7 @@ from eval.curve import frontier
 from eval.replay import OURS
 from routers.extras import import_extra
 
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 _DRAWN = ("coe", "true_category", "predicted_category", "given_router", "kmeans", "regression")
 _INTERVAL = 1.96
 
@@ -55,10 +56,7 @@ def _row(one: Mapping[str, Any]) -> tuple[str, ...]:
 def draw(found: Mapping[str, Any], title: str, path: Path) -> None:
     """Draw score against active parameters into a file; needs matplotlib (extra ``train``).
 
-    Raises
-    ------
-    ValueError
-        The suffix of `path` names no format.
+    The suffix of `path`, one of `PLOT_SUFFIXES`, chooses the format.
     """
     figure = import_extra("matplotlib.figure", "train").Figure(
         figsize=(8, 5.5), layout="constrained"

@@ -15,6 +15,7 @@ from routers.artifact import DEFAULT_FOLDER, load_encoder, load_router, read_car
 from routers.cli import progress_bars
 from routers.data import DataError
 from routers.scores import Pool, ScoreTable, read_scores, read_sizes
+from routers.text import read_alone
 
 _FEWEST_PROMPTS = 20
 _MOST_MISSING = 0.25
@@ -49,7 +50,8 @@ def run_replay(
     routed, router_active_b = None, encoder.active_params_b
     if router_folder is not None:
         router = load_router(router_folder)
-        routed, router_active_b = router.predict_proba(table.prompts), router.active_params_b
+        routed = router.predict_proba([read_alone(prompt) for prompt in table.prompts])
+        router_active_b = router.active_params_b
     samples = make_samples(table, pool, embeddings, routed)
     with progress_bars() as progress:
         found = replay(samples, chosen, splits, seed=seed, progress=progress)

@@ -16,7 +16,7 @@ from statistics import fmean
 import click
 import numpy as np
 
-from eval.notes import write_table
+from eval.notes import check_note, write_table
 from eval.robustness import ADDED, stability
 from eval.router import evaluate
 from gateway.errors import ConfigError
@@ -57,6 +57,8 @@ def main(
 ) -> None:
     """Measure routers on test sets and print or write a Markdown table."""
     with wrong_use():
+        if note is not None:
+            check_note(note, _START)
         sets = {file.name.split(".")[0]: read_labelled([file])[0] for file in files}
         routers = [load_router(folder) for folder in folders]
         of_llm = [_of_llm(expert, sets, llm_rows)] if expert else []

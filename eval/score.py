@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import IO
 
 import aiohttp
 import msgspec
+from msgspec.structs import replace
 
 from eval.grading import JUDGE, METRICS, Grader
 from routers.data import capped, read_lines
@@ -49,9 +52,15 @@ class Scored(msgspec.Struct, frozen=True):
     Attributes
     ----------
     score : float or None
-        None where the judge gave no mark: the table leaves it out.
+        None where the judge gave no mark: the table leaves it out, a later run has it judged again.
     seconds : float or None
-        That the answer took; None in logs that did not note it.
+        That the answer took; None, as below, in logs that did not note it.
+    prompt : str or None
+        Digest of what was asked.
+    max_tokens : int or None
+        Most that the answer could have.
+    graded : str or None
+        By which metric, and a digest of what else the score depends on.
     """
 
     id: str
@@ -59,6 +68,9 @@ class Scored(msgspec.Struct, frozen=True):
     score: float | None
     answer: str
     seconds: float | None = None
+    prompt: str | None = None
+    max_tokens: int | None = None
+    graded: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,15 @@ class Endpoint:
     timeout_s: float = 300.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """An answer that is to be scored; `kept` is the one of the log, None = it must be asked for."""
+
+    question: Question
+    expert: str
+    kept: Scored | None
+
+
 def read_questions(paths: Sequence[Path], per_category: int | None, seed: int) -> list[Question]:
     """Read questions, at most `per_category` of each category, chosen by `seed`."""
     questions = read_lines(paths, _question, _WANTED)
@@ -113,11 +134,13 @@ def score_experts(
     metric: str,
     out: Path,
     progress: Progress = silent,
-) -> list[Scored]:
+) -> tuple[list[Scored], int]:
     """Ask every expert every question that it has not answered yet; write the table.
 
     Every answer goes to ``OUT.answers.jsonl`` at once: a run that was cut goes on where it was, and
-    a later run with another expert adds its column.
+    a later run with another expert adds its column. Answers to another prompt, or with another
+    `max_tokens`, are asked for anew; those that were scored otherwise, or not, are scored anew,
+    also those of experts that are not named.
 
     Parameters
     ----------
@@ -133,7 +156,9 @@ def score_experts(
     Returns
     -------
     list of Scored
-        The answers that were asked for.
+        The answers that were scored.
+    int
+        How many of them were asked for.
 
     Raises
     ------
@@ -144,23 +169,74 @@ def score_experts(
     if endpoint.judge is None and any((q.metric or metric) == JUDGE for q in questions):
         raise ScoringError("the metric judge needs an expert that judges. Name one with --judge")
     log = out.with_name(f"{out.name}.answers.jsonl")
-    begun = log.exists() and log.stat().st_size > 0
-    known = read_lines([log], _scored, "an answer") if begun else []
-    done = {(one.id, one.expert) for one in known}
-    todo = [(q, name) for name in experts for q in questions if (q.id, name) not in done]
+    known = _read_log(log)
+    todo = _left(questions, experts, known, endpoint, metric)
     out.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        fresh = asyncio.run(_ask_all(todo, endpoint, metric, file, progress)) if todo else []
-    _write_table(questions, [*known, *fresh], out)
-    return fresh
+        fresh = asyncio.run(_score_all(todo, endpoint, metric, file, progress)) if todo else []
+    fit = {q.id: (_digest(q.prompt), _graded(q, endpoint, metric)) for q in questions}
+    last = {(one.id, one.expert): one for one in [*known, *fresh]}.values()
+    _write_table(
+        questions, [one for one in last if fit.get(one.id) == (one.prompt, one.graded)], out
+    )
+    return fresh, sum(task.kept is None for task in todo)
+
+
+def _read_log(log: Path) -> list[Scored]:
+    """Return what was logged; a last line that was cut while it was written goes."""
+    if not log.exists():
+        return []
+    end = log.read_bytes().rfind(b"\n") + 1
+    os.truncate(log, end)
+    return read_lines([log], _scored, "an answer") if end else []
+
+
+def _left(
+    questions: Sequence[Question],
+    experts: Sequence[str],
+    known: Sequence[Scored],
+    endpoint: Endpoint,
+    metric: str,
+) -> list[_Task]:
+    """Return what is still to be scored, also of what experts that are not named have answered."""
+    log = {(one.id, one.expert): one for one in known}
+    tasks = []
+    for expert in dict.fromkeys([*experts, *(one.expert for one in known)]):
+        named = expert in experts
+        for question in questions:
+            kept = log.get((question.id, expert))
+            if kept is not None and not _answers(kept, question, endpoint if named else None):
+                kept = None
+            if kept is None and not named:
+                continue
+            graded = _graded(question, endpoint, metric)
+            if kept is None or kept.score is None or kept.graded != graded:
+                tasks.append(_Task(question, expert, kept))
+    return tasks
+
+
+def _answers(kept: Scored, question: Question, endpoint: Endpoint | None) -> bool:
+    """Say whether a logged answer is one to this question, and asked for as this endpoint would."""
+    same = kept.prompt in (None, _digest(question.prompt))
+    return same and (endpoint is None or kept.max_tokens in (None, endpoint.max_tokens))
+
+
+def _graded(question: Question, endpoint: Endpoint, metric: str) -> str:
+    """Return what a score depends on beside the prompt and its answer."""
+    chosen = question.metric or metric
+    return f"{chosen}:{_digest(question.answer, endpoint.judge if chosen == JUDGE else None)}"
+
+
+def _digest(*parts: str | None) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _scored(line: bytes) -> Scored:
     return msgspec.json.decode(line, type=Scored)
 
 
-async def _ask_all(
-    todo: Sequence[tuple[Question, str]],
+async def _score_all(
+    todo: Sequence[_Task],
     endpoint: Endpoint,
     metric: str,
     log: IO[str],
@@ -179,22 +255,28 @@ async def _ask_all(
 
         grader = Grader(ask_judge)
 
-        async def one(question: Question, expert: str) -> None:
-            async with places:
-                started_s = time.perf_counter()
-                answer = await _ask(session, endpoint, question.prompt, expert)
-                seconds = round(time.perf_counter() - started_s, 3)
+        async def one(task: _Task) -> None:
+            question, kept = task.question, task.kept
+            prompt = _digest(question.prompt)
+            if kept is None:
+                async with places:
+                    started_s = time.perf_counter()
+                    answer = await _ask(session, endpoint, question.prompt, task.expert)
+                    seconds = round(time.perf_counter() - started_s, 3)
+                asked = answer, seconds, prompt, endpoint.max_tokens
+                kept = Scored(question.id, task.expert, None, *asked)
             wanted = question.metric or metric, question.prompt, question.answer
-            score = await grader.score(*wanted, answer)
-            scored.append(Scored(question.id, expert, score, answer, seconds))
+            score = await grader.score(*wanted, kept.answer)
+            graded = _graded(question, endpoint, metric)
+            scored.append(replace(kept, score=score, prompt=prompt, graded=graded))
             log.write(msgspec.json.encode(scored[-1]).decode() + "\n")
             log.flush()
             progress("asking", len(scored), len(todo))
 
         try:
             async with asyncio.TaskGroup() as group:
-                for question, expert in todo:
-                    group.create_task(one(question, expert))
+                for task in todo:
+                    group.create_task(one(task))
         except* ScoringError as errors:
             raise errors.exceptions[0] from None
     return scored
@@ -227,7 +309,7 @@ async def _ask(session: aiohttp.ClientSession, endpoint: Endpoint, prompt: str, 
 def _write_table(questions: Sequence[Question], scored: Sequence[Scored], out: Path) -> None:
     scores: dict[str, dict[str, float]] = {question.id: {} for question in questions}
     for one in scored:
-        if one.id in scores and one.score is not None:
+        if one.score is not None:
             scores[one.id][one.expert] = one.score
     scratch = out.with_name(f".{out.name}.new")
     with scratch.open("w", encoding="utf-8") as file:

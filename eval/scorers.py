@@ -9,8 +9,11 @@ Scorer = Callable[[str, str], float]
 """(answer, wanted) -> score in [0, 1]."""
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_STATED_CHOICE = re.compile(r"(?i:answer|option|choice)\W+(?i:is\W+)?\(?([A-J])\b")
-_LONE_CHOICE = re.compile(r"(?<![A-Za-z'])([A-J])(?![A-Za-z'])")
+# the words of a text begin with "I" and "A" too; what they mean shows in the word that follows
+_GOES_ON = r"(?:is|because|since|as|and|or|but)\b"
+_LETTER = rf"([B-HJ]|[AI](?!['\u2019][a-z]| (?!{_GOES_ON})[a-z]))"
+_STATED_CHOICE = re.compile(rf"(?i:answer|option|choice)\W+(?i:is\W+)?\(?{_LETTER}\b")
+_LONE_CHOICE = re.compile(rf"(?<![A-Za-z']){_LETTER}(?![A-Za-z'])")
 _TOLERANCE = 1e-6
 
 

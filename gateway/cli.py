@@ -14,6 +14,7 @@ from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from types import FrameType
 
     from routers.base import Router
 
@@ -87,9 +88,14 @@ def open_teacher(name: str) -> AbstractContextManager[Router]:
     return opened(name)
 
 
+def _end(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # another one must not cut the cleaning up short
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command line. SIGTERM ends it as Ctrl-C does: what it started and made goes too."""
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGTERM, _end)
     try:
         coe(obj=open_teacher)
     except ConfigError as error:

@@ -24,7 +24,7 @@ from routers.calibrate import calibrate as calibrate_router
 from routers.card import Card
 from routers.data import digest, read_prompts, read_rows
 from routers.distil import OpenTeacher, distilled_rows
-from routers.extras import MissingExtraError
+from routers.extras import MissingExtraError, import_extra
 from routers.figure import FIGURE_SUFFIXES, write_figure
 from routers.progress import Progress
 from routers.train import TrainOptions, held_out_report
@@ -70,11 +70,23 @@ class WrongUseError(click.ClickException):
     exit_code = 2
 
 
-def _drawable(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
-    """Refuse a figure that could not be written, before any work is done for it."""
-    if path is not None and path.suffix.lower() not in FIGURE_SUFFIXES:
-        raise click.BadParameter(f"must end in {', '.join(FIGURE_SUFFIXES)}; got {path.name!r}.")
-    return path
+def drawable(
+    *suffixes: str,
+) -> Callable[[click.Context, click.Parameter, Path | None], Path | None]:
+    """Return a check that refuses a figure that cannot be written, before work is done for it."""
+
+    def check(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        if path.suffix.lower() not in suffixes:
+            raise click.BadParameter(f"must end in {', '.join(suffixes)}; got {path.name!r}.")
+        if not path.parent.is_dir():
+            raise click.BadParameter(f"{path.parent} must be a folder; it is not. Make it first.")
+        with wrong_use():
+            import_extra("matplotlib", "train")
+        return path
+
+    return check
 
 
 def _goal_options(command: _Command) -> _Command:
@@ -111,7 +123,7 @@ def _goal_options(command: _Command) -> _Command:
         click.option(
             "--figure",
             type=_PATH,
-            callback=_drawable,
+            callback=drawable(*FIGURE_SUFFIXES),
             help=f"Draw the report: {', '.join(FIGURE_SUFFIXES[:-1])} or {FIGURE_SUFFIXES[-1]}.",
         ),
         click.option("--json", "as_json", is_flag=True, help="Print the router card as JSON."),
@@ -176,7 +188,7 @@ def train(
         router = untrained_router(plan, seed, Path(scratch))
         training = train_router(router, rows, out_of_scope, options, progress)
         card = save_router(router, out, training)
-        _show(out, card, shared)
+        _report(out, card, shared)
 
 
 @click.command(epilog=_CALIBRATE_EXAMPLES)
@@ -204,7 +216,7 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
         training["held_out"] = held_out_report(answers, router.categories_)
         training["calibrated"] = {"rows": len(rows), "sha256": digest(rows), "goal": asdict(goal)}
         card = save_router(router, folder, training)
-        _show(folder, card, shared)
+        _report(folder, card, shared)
 
 
 @contextmanager
@@ -232,10 +244,10 @@ def progress_bars() -> Iterator[Progress]:
 
 @contextmanager
 def wrong_use() -> Iterator[None]:
-    """Turn errors about input into a message and exit code 2."""
+    """Turn errors about input, and about files, into a message and exit code 2."""
     try:
         yield
-    except (ValueError, MissingExtraError, RouterError) as error:
+    except (ValueError, OSError, MissingExtraError, RouterError) as error:
         raise WrongUseError(str(error)) from error
 
 
@@ -256,12 +268,17 @@ def _out_of_scope(shared: dict[str, Any]) -> list[str]:
     return read_prompts([file]) if file else []
 
 
-def _show(folder: Path, card: Card, shared: dict[str, Any]) -> None:
-    if shared["figure"]:
-        write_figure(card, shared["figure"])
+def _report(folder: Path, card: Card, shared: dict[str, Any]) -> None:
+    """Print what was trained, then draw it: a figure that fails takes nothing else with it."""
     if shared["as_json"]:
         click.echo(json.dumps(msgspec.to_builtins(card)))
-        return
+    else:
+        _show(folder, card)
+    if shared["figure"]:
+        write_figure(card, shared["figure"])
+
+
+def _show(folder: Path, card: Card) -> None:
     scores = card.training["held_out"]
     table = Table(
         *("category", "F1 on the hold-out", "prompts", "else mostly taken for"),

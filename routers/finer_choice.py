@@ -17,7 +17,7 @@ from routers.finer_fit import fit_finer
 from routers.progress import Progress, silent
 from routers.scores import Pool, ScoreTable
 from routers.surface import surface
-from routers.text import read_request
+from routers.text import read_alone
 
 _N_FOLDS = 4
 _FEWEST_PROMPTS = 100
@@ -72,7 +72,7 @@ class Gain:
 
 def route_all(router: Router, prompts: Sequence[str], progress: Progress = silent) -> Routed:
     """Ask a router about prompts, as if each came alone in a request."""
-    texts = [read_request([{"role": "user", "content": prompt}]).text for prompt in prompts]
+    texts = [read_alone(prompt) for prompt in prompts]
     rows, embeddings = [], []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for row, embedding in pool.map(lambda text: predict_and_embed(router, text), texts):

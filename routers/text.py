@@ -187,6 +187,11 @@ def read_request(messages: Sequence[Mapping[str, Any]]) -> RequestText:
     return _request(messages, pieces, turns[-1].kinds)
 
 
+def read_alone(prompt: str) -> str:
+    """Return the text to classify of a prompt that is all of a request."""
+    return read_request([{"role": "user", "content": prompt}]).text
+
+
 def _human_turns_newest_first(messages: Sequence[Mapping[str, Any]]) -> Iterator[_Turn]:
     kinds: frozenset[str] = frozenset()
     for index in range(len(messages) - 1, -1, -1):

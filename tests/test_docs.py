@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from eval.cli import eval_group
 from gateway.schema import ExpertConfig
 from gateway.settings import Settings
 from tests.servers import REPO, Gateway, run_gateway
@@ -72,6 +73,11 @@ def test_every_setting_is_in_the_readme(name: str) -> None:
     row = next(line for line in README.splitlines() if line.startswith(f"| `{variable}`"))
     default = Settings.model_fields[name].default
     assert f"`{default}`" in row if default is not None else "unset" in row
+
+
+@pytest.mark.parametrize("name", list(eval_group.commands))
+def test_every_measuring_command_is_in_the_design_note(name: str) -> None:
+    assert f"\n| `coe eval {name}` | " in (REPO / "eval" / "design.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(REPO.glob("*.md")) + sorted(REPO.glob("*/*.md")))

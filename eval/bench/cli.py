@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ Examples:
   coe eval bench --rivals .venv-bench --out eval/bench
   coe eval bench --quick --only relay,coe --json
 
-Needs nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
+Needs Linux, nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
 """
 
 
@@ -27,22 +28,26 @@ Needs nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
 @click.option("--quick", is_flag=True, help="Fewer cases: those that the documentation shows.")
 @click.option("--case", "labels", multiple=True, help="This case only, such as same-20@32.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0.1), default=2, show_default=True, help="A run.")
+@click.option("--seconds", type=click.IntRange(1), default=2, show_default=True, help="A run.")
 @click.option("--cores", "n_cores", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--rivals", "rivals_folder", type=_PATH, help="Where the rivals are installed.")
 @click.option("--only", default="", help="Groups of systems, separated by commas. [default: all]")
 @click.option("--out", type=_PATH, help="Folder for bench.json, bench.png and README.md.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def bench_command(as_json: bool, only: str, **asked: Any) -> None:  # noqa: ANN401
+def bench_command(as_json: bool, only: str, out: Path | None, **asked: Any) -> None:  # noqa: ANN401
     """Measure what the gateway adds to a request.
 
     In one run beside a direct call, a bare relay and its rivals.
     """
-    from eval.bench.command import run_bench
+    from eval.bench.command import run_bench, write
     from eval.bench.report import markdown
 
     wanted = [word for word in only.split(",") if word]
     with wrong_use():
-        found = run_bench(wanted=wanted, report=lambda line: click.echo(line, err=True), **asked)
+        report = partial(click.echo, err=True)
+        found = run_bench(wanted=wanted, out=out, report=report, **asked)
     click.echo(json.dumps(found) if as_json else markdown(found))
+    if out is not None:
+        with wrong_use():
+            write(found, out)

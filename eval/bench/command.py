@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from eval.bench.systems import (
     router_folder,
     running,
 )
-from eval.notes import write_table
+from eval.notes import END, check_note, write_table
+from routers.extras import import_extra
 
 MOST_IN_FLIGHT = 64
 """Of the gateway that is loaded beyond what it may take."""
@@ -42,7 +44,7 @@ def run_bench(
     quick: bool,
     labels: Sequence[str],
     rounds: int,
-    seconds: float,
+    seconds: int,
     n_cores: int,
     workers: int,
     rivals_folder: Path | None,
@@ -55,9 +57,14 @@ def run_bench(
     Raises
     ------
     ValueError
-        When nginx or wrk is missing, a case is unknown, or a system does not start.
+        When nginx or wrk is missing, a case, a group or the folder of rivals is unknown, or a
+        system does not start; or `out` has a README without a place for the tables.
     """
     chosen = pick(cases(quick=quick), labels)
+    if rivals_folder is not None and not rivals_folder.is_dir():
+        raise ValueError(f"--rivals must be a folder; got {rivals_folder}: make bench-rivals")
+    if out is not None:
+        _prepare(out)
     with tempfile.TemporaryDirectory(prefix="coe-bench-") as name, cores(n_cores) as on:
         folder = Path(name)
         with running(folder) as (starter, upstreams, direct):
@@ -65,26 +72,37 @@ def run_bench(
             groups = _groups(starter, upstreams, workers)
             if rivals_folder is not None:
                 groups |= rivals(starter, upstreams, rivals_folder.resolve(), workers)
+            _check_wanted(wanted, groups)
             starts = [start for name, start in groups.items() if not wanted or name in wanted]
             systems = [direct, *(system for start in starts for system in start())]
             found = measure(systems, chosen, rounds, seconds, folder, report)
-            found["steps_ms"] = _steps(systems, chosen)
+            found["steps_ms"] = _steps(systems, chosen, report)
     found["encoded"] = _encoded(chosen)
-    found = {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
-    if out is not None:
-        _write(found, out)
-    return found
+    return {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
 
 
-def _steps(systems: Sequence[System], chosen: Sequence[Case]) -> dict[str, dict[str, float]]:
+def _check_wanted(wanted: Sequence[str], groups: Collection[str]) -> None:
+    if unknown := ", ".join(sorted(set(wanted) - set(groups))):
+        raise ValueError(
+            f"--only must be of {', '.join(groups)}; got {unknown}. --rivals adds those it holds"
+        )
+
+
+def _steps(
+    systems: Sequence[System], chosen: Sequence[Case], report: Report
+) -> dict[str, dict[str, float]]:
     """Return the steps of a routed request of our own gateway, for each case of one at a time."""
     gateway = next((one for one in systems if one.name.startswith(OURS)), None)
     loads = {case.name: case.load for case in chosen if case.load.concurrency == 1}
-    return {
-        name: steps_ms(gateway.whole, load, STEP_REQUESTS)
-        for name, load in loads.items()
-        if gateway is not None and not load.stream
-    }
+    try:
+        return {
+            name: steps_ms(gateway.whole, load, STEP_REQUESTS)
+            for name, load in loads.items()
+            if gateway is not None and not load.stream
+        }
+    except (OSError, HTTPException) as error:
+        report(f"no steps: {error}")
+        return {}
 
 
 def _encoded(chosen: Sequence[Case]) -> dict[str, str]:
@@ -123,7 +141,17 @@ def _groups(
     return {"relay": relays, "coe": gateways, "coe+redis": with_redis, "coe full": full}
 
 
-def _write(found: dict[str, Any], out: Path) -> None:
+def _prepare(out: Path) -> None:
+    """See to it that what is measured can be written, before it is measured."""
+    import_extra("matplotlib", "train")
+    out.mkdir(parents=True, exist_ok=True)
+    note = out / "README.md"
+    if not note.exists():
+        note.write_text(f"# Bench\n\n{START}\n{END}\n", encoding="utf-8")
+    check_note(note, START)
+
+
+def write(found: dict[str, Any], out: Path) -> None:
     """Write the JSON and the plot, and put the tables into the README."""
     (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(found, out / "bench.png")

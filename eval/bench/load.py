@@ -102,7 +102,7 @@ class Sample:
 
 
 def run_wrk(
-    url: str, model: str, headers: dict[str, str], load: Load, seconds: float, folder: Path
+    url: str, model: str, headers: dict[str, str], load: Load, seconds: int, folder: Path
 ) -> Sample:
     """Send requests for some seconds, and return what came of it."""
     bodies = load.around(model)
@@ -116,7 +116,7 @@ def run_wrk(
     ]
     script.write_text("\n".join(lines) + _SCRIPT)
     seed = str(hash((url, load, script.stat().st_mtime_ns)) % 2**31)
-    flags = ["-t1", f"-c{load.concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "30s"]
+    flags = ["-t1", f"-c{load.concurrency}", f"-d{seconds}s", "--timeout", "30s"]
     done = subprocess.run(  # noqa: S603  (our own command)
         ["wrk", *flags, "-s", str(script), url, "--", seed if load.distinct else "1"],  # noqa: S607
         capture_output=True,

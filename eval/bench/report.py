@@ -25,7 +25,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     """Return a table for each case."""
     parts = []
     for (case, concurrency), rows in _by_case(found["rows"]).items():
-        streams = rows[0]["chunk_p50_ms"] is not None
+        streams = _streamed(rows)
         parts += [f"### {case}, concurrency {concurrency}\n", _STREAM_HEAD if streams else _HEAD]
         direct_ms = next((row["p50_ms"] for row in rows if row["system"] == "direct"), None)
         parts += [_line(row, direct_ms, streams=streams) for row in rows]
@@ -54,6 +54,10 @@ def _by_case(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[Ma
     return cases
 
 
+def _streamed(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(row["chunk_p50_ms"] is not None for row in rows)
+
+
 def _line(row: Mapping[str, Any], direct_ms: float | None, *, streams: bool) -> str:
     if row["p50_ms"] is None:
         return f"| {row['system']} | no answer |{' |' * 7}"
@@ -72,18 +76,16 @@ def _line(row: Mapping[str, Any], direct_ms: float | None, *, streams: bool) -> 
 
 
 def draw(found: Mapping[str, Any], path: Path) -> None:
-    """Draw answers a second and added latency of the whole answers."""
+    """Draw answers a second and added latency of the whole answers, if there are any."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import NullFormatter
 
-    cases = {
-        case: rows
-        for case, rows in _by_case(found["rows"]).items()
-        if rows[0]["chunk_p50_ms"] is None
-    }
+    cases = {case: rows for case, rows in _by_case(found["rows"]).items() if not _streamed(rows)}
+    if not cases:
+        return
     n_columns = min(len(cases), _MOST_COLUMNS)
     n_rows = math.ceil(len(cases) / n_columns)
     size = (4 * n_columns, 4 * n_rows)

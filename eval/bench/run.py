@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import psutil
@@ -23,7 +24,7 @@ Report = Callable[[str], None]
 OURS = "coe routed"
 """Start of the name of the system that ratios are taken to."""
 ROUNDED = 4
-WARM_UP_S = 1.0
+WARM_UP_S = 1
 """For which the load runs before it is measured: a system that was idle begins cold."""
 
 
@@ -108,7 +109,7 @@ def measure(
     systems: Sequence[System],
     chosen: Sequence[Case],
     rounds: int,
-    seconds: float,
+    seconds: int,
     folder: Path,
     report: Report,
 ) -> dict[str, Any]:
@@ -128,7 +129,7 @@ def measure(
                 if target is not None:
                     report(f"round {index + 1} of {rounds}: {case.label}: {system.name}")
                     found = taken.setdefault((case.label, system.name), [])
-                    found.append(_round(target, case.load, seconds, folder))
+                    found.append(_round(target, case.load, seconds, folder, report))
     return summarise(chosen, taken)
 
 
@@ -141,15 +142,21 @@ def summarise(
     return {"rows": rows, "ratios": _ratios(taken)}
 
 
-def _round(target: Target, load: Load, seconds: float, folder: Path) -> Round:
-    _send(target, load, WARM_UP_S, folder)
-    before_s = _cpu_s(target)
-    sample = _send(target, load, seconds, folder)
-    time.sleep(0.1)  # what is done after an answer counts too
-    return Round(sample, _cpu_s(target) - before_s, _memory_mb(target))
+def _round(target: Target, load: Load, seconds: int, folder: Path, report: Report) -> Round:
+    """Measure a system; one that has died answers nothing, and the others are measured on."""
+    try:
+        _send(target, load, WARM_UP_S, folder)
+        before_s = _cpu_s(target)
+        sample = _send(target, load, seconds, folder)
+        time.sleep(0.1)  # what is done after an answer counts too
+        return Round(sample, _cpu_s(target) - before_s, _memory_mb(target))
+    except (CalledProcessError, OSError, psutil.Error) as error:
+        report(f"no answer: {error}")
+        unknown = math.nan
+        return Round(Sample(0, seconds, unknown, unknown, unknown, 0, 0), unknown, 0.0)
 
 
-def _send(target: Target, load: Load, seconds: float, folder: Path) -> Sample:
+def _send(target: Target, load: Load, seconds: int, folder: Path) -> Sample:
     if load.stream:
         return run_streams(target.url, target.model, target.headers, load, seconds)
     return run_wrk(target.url, target.model, target.headers, load, seconds, folder)

@@ -20,6 +20,11 @@ def steps_ms(target: Target, load: Load, n_requests: int) -> dict[str, float]:
     ----------
     load : Load
         Its concurrency does not count.
+
+    Raises
+    ------
+    OSError, HTTPException
+        The gateway has died.
     """
     where = urlsplit(target.url)
     connection = http.client.HTTPConnection(where.hostname or "", where.port)

@@ -38,7 +38,7 @@ def run_streams(
     p50_ms, p95_ms, p99_ms = _percentiles(seen.first_ms)
     delay_p50_ms, _, delay_p99_ms = _percentiles(seen.delays_ms)
     return Sample(
-        seen.streams,
+        seen.streams + seen.refused,
         took_s,
         p50_ms,
         p95_ms,
@@ -99,20 +99,24 @@ async def _client(
         asked_ns = time.monotonic_ns()
         writer.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         try:
-            await _read_answer(reader, asked_ns, seen)
+            usable = await _read_answer(reader, asked_ns, seen)
         except (asyncio.IncompleteReadError, ConnectionError):
             seen.broken += 1
+            usable = False
+        if not usable:
+            writer.close()
             reader, writer = await asyncio.open_connection(where.hostname, where.port)
     writer.close()
 
 
-async def _read_answer(reader: asyncio.StreamReader, asked_ns: int, seen: _Seen) -> None:
+async def _read_answer(reader: asyncio.StreamReader, asked_ns: int, seen: _Seen) -> bool:
+    """Read a stream; False where there is none, and the connection holds the rest of a refusal."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     if not head.startswith(b"http/1.1 200") or b"transfer-encoding: chunked" not in head:
         seen.refused += 1
-        raise ConnectionError("not a stream")
+        return False
     first = True
-    while size := int(await reader.readline(), 16):
+    while size := int(await reader.readuntil(b"\n"), 16):
         data = await reader.readexactly(size + 2)
         now_ns = time.monotonic_ns()
         for written in _STAMP.findall(data):
@@ -122,3 +126,4 @@ async def _read_answer(reader: asyncio.StreamReader, asked_ns: int, seen: _Seen)
                 first = False
     await reader.readexactly(2)
     seen.streams += 1
+    return True

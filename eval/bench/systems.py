@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.error import URLError
-
-import psutil
 
 from gateway.experts import ExpertRegistry
 from routers.artifact import read_card
@@ -147,17 +146,13 @@ class Starter:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is not None:
-        return
-    children = psutil.Process(process.pid).children(recursive=True)
+    """End a process, then whatever is left of the session that it leads."""
     process.terminate()
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    for child in children:
-        if child.is_running():
-            child.kill()
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _is_up(target: Target, *, stream: bool) -> bool:

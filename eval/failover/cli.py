@@ -19,7 +19,7 @@ from eval.failover.report import SOAK_START, START, markdown, soak_markdown, tab
 from eval.failover.run import chosen, play
 from eval.failover.soak import falls_short, soak
 from eval.failover.systems import SYSTEMS
-from eval.notes import write_table
+from eval.notes import check_note, write_table
 from routers.cli import progress_bars, wrong_use
 
 FIXED_PORTS = (18_101, 18_102)
@@ -66,16 +66,19 @@ def failover(
     What their clients get is graded.
     """
     with wrong_use():
+        if note is not None:
+            check_note(note, START)
         sent = {**dict(_headers(headers)), **_key(key_env)}
         targets = [Target(url, url.rstrip("/"), model, sent) for url in urls]
         found = _play_all([*systems, *targets] or ["coe"], **how)
-        if note is not None:
-            write_table(note, START, markdown(found))
     if as_json:
         click.echo(json.dumps(found[0] if len(found) == 1 else {"systems": found}))
     else:
         for one in found:
             Console().print(table_of(one))
+    if note is not None:
+        with wrong_use():
+            write_table(note, START, markdown(found))
     if any(one["passed"] < one["total"] for one in found):
         sys.exit(1)
 
@@ -140,14 +143,17 @@ def soak_command(
     At 80% of its capacity, while its upstreams fail.
     """
     with wrong_use(), progress_bars() as progress:
-        found = asyncio.run(soak(minutes, workers, progress))
         if note is not None:
-            write_table(note, SOAK_START, soak_markdown(found))
+            check_note(note, SOAK_START)
+        found = asyncio.run(soak(minutes, workers, progress))
     short = falls_short(found, most_growth)
     if as_json:
         click.echo(json.dumps({**found, "falls_short": short}))
     else:
         click.echo(soak_markdown(found))
         click.echo("\n".join([*short, *found["examples"]]) or "all as it should be")
+    if note is not None:
+        with wrong_use():
+            write_table(note, SOAK_START, soak_markdown(found))
     if short:
         sys.exit(1)

@@ -46,6 +46,13 @@ def test_a_price_serves_by_expected_score_minus_cost() -> None:
     assert active_b[-1].tolist() == [1, 1]
 
 
+def test_the_highest_price_leaves_the_cheapest_expert_alone() -> None:
+    sizes = np.array([0.3, 0.6, 0.301])
+    expected = np.array([[0.1, 0.9, 0.8], [0.0, 1.0, 0.0]])
+    _, active_b = served(expected, expected, sizes)
+    assert active_b[-1].tolist() == [0.3, 0.3]
+
+
 @given(
     st.lists(st.tuples(st.floats(0.1, 100), st.floats(0, 1)), min_size=1, max_size=20),
 )

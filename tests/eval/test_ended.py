@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -31,7 +32,9 @@ def test_sigterm_ends_its_servers_and_removes_its_folders(
         whole = psutil.Process(process.pid)
         wait_for(lambda: len(whole.children(recursive=True)) >= 2, timeout_s=60)
         children = whole.children(recursive=True)
-        process.terminate()
+        while process.poll() is None:  # whoever is impatient tells it again
+            process.terminate()
+            time.sleep(0.001)
         assert process.wait(30) == 128 + signal.SIGTERM
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive

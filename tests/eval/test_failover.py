@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from eval.cli import eval_group
 from eval.failover.cli import failover as command
 from eval.failover.report import START, markdown
 from eval.failover.scenarios import SCENARIOS
@@ -107,6 +108,21 @@ def test_orders_are_read_from_a_prompt_and_continued_where_they_stopped() -> Non
     assert orders.after("") == ["a1b2-0 ", "a1b2-1 ", "a1b2-2 "]
     messages.append({"role": "assistant", "content": "a1b2-0 a1b"})
     assert orders.after(begun(messages)) == ["2-1 ", "a1b2-2 "]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [["failover", "--only", "reset"], ["soak", "--minutes", "0.1"]],
+    ids=lambda asked: asked[0],
+)
+def test_a_note_without_a_place_is_refused_before_the_measurement(
+    asked: list[str], tmp_path: Path
+) -> None:
+    note = tmp_path / "typo.md"
+    done = CliRunner().invoke(eval_group, [*asked, "--write", str(note)])
+    assert done.exit_code == 2
+    assert f"{note} must hold <!-- " in " ".join(done.stderr.split())
+    assert done.stdout == ""
 
 
 def test_the_table_takes_its_place_in_a_note(tmp_path: Path) -> None:

@@ -180,6 +180,30 @@ def test_the_command_prints_one_object_and_draws(tmp_path: Path, files: list[str
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_router_reads_prompts_as_the_gateway_does(files: list[str]) -> None:
+    topics = ("Solve the equation x + {} = 7.", "How do I treat a burn that is {} days old?")
+    reminder = f"<system-reminder>{'Write a Python function. ' * 20}</system-reminder>"
+    asked = ["--methods", "given_router", "--splits", "1", "--json", "--router"]
+
+    def best(reminded: str) -> float:
+        rows = [
+            {
+                "id": f"{of_maths}{i}",
+                "prompt": topics[of_maths].format(i) + (reminded if i % 2 else ""),
+                "category": None,
+                "scores": {"small": 1 - of_maths, "maths": of_maths},
+            }
+            for of_maths in (0, 1)
+            for i in range(30)
+        ]
+        Path(files[0]).write_text("\n".join(map(json.dumps, rows)))
+        done = CliRunner().invoke(eval_group, ["replay", *files, *asked, str(DEFAULT_FOLDER)])
+        assert done.exit_code == 0, done.output
+        return float(method(json.loads(done.stdout), "given_router")["best"]["score"])
+
+    assert best(reminder) == best("") == pytest.approx(1)
+
+
 def test_the_command_prints_a_table(files: list[str]) -> None:
     chosen = ["--methods", "true_category", "--splits", "1"]
     done = CliRunner().invoke(eval_group, ["replay", *files, *chosen])
@@ -195,6 +219,8 @@ def test_the_command_prints_a_table(files: list[str]) -> None:
         (["--experts", "small,unsized"], "--sizes must hold the sizes of unsized"),
         (["--experts", "small"], "two experts or more must have sizes"),
         (["--router", "nowhere"], "nowhere"),
+        (["--plot", "x.foo"], "must end in .png, .svg, .pdf; got 'x.foo'"),
+        (["--plot", "nowhere/x.png"], "nowhere must be a folder"),
     ],
 )
 def test_wrong_use_is_told(files: list[str], options: list[str], message: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -121,6 +122,64 @@ def test_a_cut_run_goes_on_where_it_was(questions: Path, experts: Experts) -> No
     assert "5 answers asked for; 8 prompts" in done.output
 
 
+def column(questions: Path, expert: str) -> list[float]:
+    table = read_scores([questions.parent / "scores.jsonl"])
+    return [float(score) for score in table.scores[:, table.experts.index(expert)]]
+
+
+def test_another_metric_or_answer_scores_what_was_answered_anew(
+    questions: Path, experts: Experts
+) -> None:
+    run(questions, experts, "clever", "--metric", "exact")
+    run(questions, experts, "confused", "--metric", "exact")
+    assert column(questions, "clever") == [0] * 8
+    experts.asked.clear()
+    done = run(questions, experts, "confused")
+    assert "0 answers asked for, 16 scored anew" in done.output
+    assert (column(questions, "clever"), column(questions, "confused")) == ([1] * 8, [0] * 8)
+    questions.write_text(questions.read_text().replace('"answer": "4"', '"answer": "5"'))
+    assert "0 answers asked for, 16 scored anew" in run(questions, experts, "confused").output
+    assert (column(questions, "clever"), column(questions, "confused")) == ([0] * 8, [1] * 8)
+    assert experts.asked == []
+    assert "0 answers asked for; 8 prompts" in run(questions, experts, "confused").output
+
+
+def test_another_prompt_or_limit_is_asked_for_anew(questions: Path, experts: Experts) -> None:
+    run(questions, experts, "clever,confused")
+    done = run(questions, experts, "clever", "--max-tokens", "9")
+    assert "8 answers asked for; 8 prompts" in done.output
+    assert column(questions, "confused") == [0] * 8  # its limit was its own
+    questions.write_text(questions.read_text().replace("2 + 2?", "What is 2 + 2?", 1))
+    done = run(questions, experts, "clever", "--max-tokens", "9")
+    assert "1 answers asked for; 8 prompts" in done.output
+    assert column(questions, "clever") == [1] * 8
+    confused = column(questions, "confused")
+    assert math.isnan(confused[0])  # what it said was to another prompt
+    assert confused[1:] == [0] * 7
+
+
+def test_a_missing_mark_is_asked_for_again(questions: Path, experts: Experts) -> None:
+    judged_by = ("--metric", "judge", "--per-category", "1", "--judge")
+    run(questions, experts, "confused", *judged_by, "judge")
+    experts.asked.clear()
+    done = run(questions, experts, "confused", *judged_by, "judge")
+    assert "0 answers asked for, 2 scored anew" in done.output
+    assert {name for name, _ in experts.asked} == {"judge"}
+    run(questions, experts, "clever", *judged_by, "judge")
+    done = run(questions, experts, "clever", *judged_by, "coder")  # another judge, who gives none
+    assert "4 scored anew" in done.output
+    assert "clever: score unknown" in done.output
+
+
+def test_a_line_that_was_cut_is_asked_for_again(questions: Path, experts: Experts) -> None:
+    run(questions, experts, "clever")
+    log = questions.parent / "scores.jsonl.answers.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    done = run(questions, experts, "clever")
+    assert "1 answers asked for; 8 prompts" in done.output
+    assert len(log.read_text().splitlines()) == 8
+
+
 def test_a_sample_takes_as_many_of_each_category(questions: Path, experts: Experts) -> None:
     assert (
         "2 answers asked for; 2 prompts"
@@ -173,6 +232,18 @@ def test_bad_questions_are_refused(
         ("choice", "Answer: B", "b", 1),
         ("choice", "I would say D", "D", 1),
         ("choice", "Nobody knows", "A", 0),
+        ("choice", "The correct one is C. I hope this helps!", "C", 1),
+        ("choice", "B. I am sure of it.", "B", 1),
+        ("choice", "C is right, as I said", "C", 1),
+        ("choice", "My answer is I think C", "C", 1),
+        ("choice", "My answer is I\u2019d say C", "C", 1),
+        ("choice", "C. A proof would take long.", "C", 1),
+        ("choice", "A", "A", 1),
+        ("choice", "I", "I", 1),
+        ("choice", "A is right", "A", 1),
+        ("choice", "The answer is A because the others are wrong", "A", 1),
+        ("choice", "The answer is 'A'.", "A", 1),
+        ("choice", "It is (I), not B as I said. Answer: I.", "I", 1),
         ("number", "3 and 4 make 1,234.50", "1234.5", 1),
         ("number", "none", "3", 0),
         ("number", "-3", "3", 0),

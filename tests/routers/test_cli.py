@@ -264,6 +264,24 @@ def test_a_figure_that_cannot_be_drawn_is_refused_before_training(
     assert not out.exists()
 
 
+def test_a_figure_in_no_folder_is_refused_before_training(data: Path, tmp_path: Path) -> None:
+    out, figure = tmp_path / "r", tmp_path / "nowhere" / "x.png"
+    result = run("train", data, "--out", out, "--type", "bag", "--figure", figure)
+    assert result.exit_code == 2
+    assert "nowhere must be a folder; it is not" in " ".join(result.stderr.split())
+    assert not out.exists()
+
+
+def test_a_figure_that_fails_takes_no_report_with_it(data: Path, tmp_path: Path) -> None:
+    figure = tmp_path / "x.png"
+    figure.mkdir()
+    out = tmp_path / "r"
+    result = run("train", data, "--out", out, "--type", "bag", "--figure", figure, "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout)["version"] == read_card(out).version
+    assert "x.png" in result.stderr
+
+
 def test_help_has_examples() -> None:
     for command in ("train", "calibrate"):
         result = run(command, "--help")

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import shutil
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import httpx
+import psutil
 import pytest
 
 from eval.bench.load import Load, Sample
 from eval.bench.prompts import NUMBER, QUESTIONS, prompts
 from eval.bench.report import markdown
-from eval.bench.run import Case, Round, cases, pick, summarise
+from eval.bench.run import Case, Round, cases, measure, pick, summarise
 from eval.bench.streams import run_streams
-from eval.bench.systems import chat, free_port
+from eval.bench.systems import Starter, System, Target, chat, free_port
 from tests.servers import REPO, wait_for
 
 N_CHUNKS, GAP_MS = 5, 10
@@ -52,6 +61,63 @@ def test_the_source_of_streams_is_steady_and_its_chunks_are_timed(pacer: str) ->
     assert 0 < sample.p50_ms < 1000 * took_s
 
 
+class Server(ThreadingTCPServer):
+    """Says one thing to whoever asks, and no more; `opened` holds the connections there are."""
+
+    def __init__(self, said: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.said = said
+        self.opened: list[Handler] = []
+
+
+class Handler(StreamRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        self.server.opened.append(self)
+        with suppress(OSError):  # the client has hung up already
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(self.server.said)
+            self.request.shutdown(socket.SHUT_WR)
+            self.rfile.read()  # until the client hangs up
+        self.server.opened.remove(self)
+
+
+@contextmanager
+def saying(said: bytes) -> Iterator[Server]:
+    with Server(said) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_refused_streams_are_answers_that_failed_and_hold_no_connection() -> None:
+    with saying(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n") as server:
+        url = chat(server.server_address[1])
+        sample = run_streams(url, "m", {}, Load(90, True, 2, stream=True), 0.2)
+        wait_for(lambda: not server.opened)
+    assert sample.requests == sample.refused > 4
+    assert sample.broken == 0
+    assert math.isnan(sample.p50_ms)
+    case = Case("stream-20", Load(90, True, 2, stream=True))
+    (row,) = summarise([case], {(case.label, "rival"): [Round(sample, 1.0, 10.0)]})["rows"]
+    assert (row["requests_per_s"], row["p50_ms"]) == (0, None)
+
+
+def test_a_stream_that_ends_between_two_chunks_is_broken() -> None:
+    said = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    with saying(said) as server:
+        url = chat(server.server_address[1])
+        sample = run_streams(url, "m", {}, Load(90, True, 1, stream=True), 0.1)
+    assert (sample.requests, sample.refused) == (0, 0)
+    assert sample.broken > 0
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("n_chars", [90, 2_000, 18_000])
 def test_a_prompt_has_one_place_for_the_number_that_makes_it_distinct(
@@ -75,6 +141,16 @@ def test_notes_behind_a_question_are_on_its_topic_or_mixed_with_another() -> Non
     assert all(other != note[:500] for other, note in zip(others, notes, strict=True))
 
 
+def test_a_system_whose_first_process_died_leaves_none_behind(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        starter = Starter(tmp_path, stack)
+        pid = starter.start("orphans", ["sh", "-c", "sleep 300 & echo $!"])
+        psutil.Process(pid).wait(10)
+        orphan = psutil.Process(int((tmp_path / "orphans.log").read_text()))
+        assert orphan.is_running()
+    orphan.wait(10)
+
+
 def rounds(*p50_and_rate: tuple[float, int]) -> list[Round]:
     samples = [Sample(rate, 1.0, p50, 9.0, 9.9, 0, 0) for p50, rate in p50_and_rate]
     return [Round(sample, 0.5, 100.0) for sample in samples]
@@ -95,6 +171,27 @@ def test_systems_are_compared_round_by_round() -> None:
     assert (rival["p50_ms"], rival["p50_ms_spread"]) == (8, [8, 40])
     assert (rival["requests_per_s"], rival["cpu_s_per_1k"]) == (50, 10)
     assert "| rival | 8.00 (8.00 to 40.00) | 7.00 |" in markdown(found)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_system_that_has_died_does_not_end_the_others(
+    pacer: str, tmp_path: Path, stream: bool
+) -> None:
+    if not stream and not shutil.which("wrk"):
+        pytest.skip("whole answers are asked for with wrk")
+    target = Target(pacer, os.getpid())
+    gone = Target(chat(free_port()), os.getpid())
+    systems = [System("dead", gone, gone), System("alive", target, target)]
+    case = Case("stream-20" if stream else "same-20", Load(90, False, 1, stream=stream))
+    said: list[str] = []
+    found = measure(systems, [case], 1, 1, tmp_path, said.append)
+    dead, alive = found["rows"]
+    assert (dead["p50_ms"], dead["requests_per_s"], dead["cpu_s_per_1k"]) == (None, 0, None)
+    assert any(line.startswith("no answer: ") for line in said)
+    assert stream == (alive["chunk_p50_ms"] is not None)
+    table = markdown(found)
+    assert "| dead | no answer |" in table
+    assert ("first chunk" in table) == stream
 
 
 def test_refusals_are_no_answers() -> None:
