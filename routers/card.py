@@ -78,9 +78,11 @@ def _head(card: Card) -> Iterator[str]:
 def _escalation(settings: Mapping[str, Any]) -> Iterator[str]:
     """Say of a cascade which prompts its cheap router answers."""
     if "escalated" in settings:
+        below = settings["escalate_below"]
         yield (
-            f"Its cheap stage answers alone where it is {settings['escalate_below']:.3f} sure or "
-            f"more; for {settings['escalated']:.0%} of the hold-out the encoder was asked too."
+            f"Its cheap stage answers alone where it is {min(below):.3f} sure or more, in some "
+            f"categories {max(below):.3f}; for {settings['escalated']:.0%} of the hold-out the "
+            f"encoder was asked too."
         )
 
 

@@ -10,17 +10,21 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from routers.arrays import IntArray
+from routers.arrays import BoolArray
 from routers.augment import augment
 from routers.base import Deferred, FloatArray
 from routers.embedding import EmbeddingRouter
+from routers.extras import import_extra
 from routers.mean import ImitatingRouter, Mean, restored, stored
 from routers.metrics import label_indices
 from routers.progress import Progress, silent
 from routers.spelling import Speller
 from routers.tempered import content_version
 
-_ACCURACY_GIVEN_UP = 0.001
+_MOST_CHANGED = 0.0075
+"""Share of the prompts that may get another category from the cheap router than from both."""
+_LEAST_DOUBT = 1e-4
+_MAX_ITERATIONS = 1000
 _LABEL_SHARE = 0.3
 """Weight of the labels in what the cheap router learns, beside the strong router's answers."""
 _SHORT_CHARS = 90
@@ -48,9 +52,9 @@ class CascadeRouter:
     ----------
     name, version, categories_, active_params_b
         See `routers.base.Router`; the parameters are what an average held-out prompt used.
-    escalate_below : float
-        Confidence of the cheap router, in [0, 1], under which the strong one is asked; the lowest
-        down to which calibration lost no more than 0.001 of the accuracy of asking both.
+    escalate_below : ndarray, shape (n_categories,)
+        Confidence of the cheap router, in [0, 1], under which the strong one is asked, by the
+        cheap one's category; see `choose_escalation`.
     escalated : float
         Share of held-out prompts for which the strong router was asked.
     mean : Mean
@@ -64,13 +68,14 @@ class CascadeRouter:
     """
 
     type: ClassVar[str] = "cascade"
+    categories_: tuple[str, ...]
 
     def __init__(self, cheap: ImitatingRouter, strong: EmbeddingRouter, name: str) -> None:
         self.cheap = cheap
         self.strong = strong
         self.name = name
         self.speller = Speller(strong.encoder.tokenizer)
-        self._set_calibration(1.0, 1.0, Mean())
+        self._set_calibration(None, 1.0, Mean())
 
     def fit(self, texts: Sequence[str], labels: Sequence[str], progress: Progress = silent) -> Self:
         """See `routers.base.TrainableRouter.fit`."""
@@ -89,14 +94,14 @@ class CascadeRouter:
             self.strong.categories_,
             progress,
         )
-        self._set_calibration(1.0, 1.0, Mean())
+        self._set_calibration(None, 1.0, Mean())
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> FloatArray:
         """See `routers.base.Router.predict_proba`."""
         read = self._read(texts)
         probabilities = self.cheap.predict_proba(read)
-        unsure = np.flatnonzero(probabilities.max(axis=1) < self.escalate_below)
+        unsure = np.flatnonzero(self.needs_strong(probabilities))
         if len(unsure):
             strong = self.strong.predict_proba([read[index] for index in unsure.tolist()])
             probabilities[unsure] = self.mean.of(probabilities[unsure], strong)
@@ -106,9 +111,23 @@ class CascadeRouter:
         """See `routers.base.QuickRouter.predict_or_defer`; the strong router is deferred."""
         read = self.speller.corrected(text)
         cheap = self.cheap.predict_or_defer(read)
-        if cheap.max() >= self.escalate_below:
+        at = cheap.argmax()
+        if cheap[at] >= self.escalate_below[at]:
             return cheap
         return lambda: self.mean.of_one(cheap, self.strong.predict_proba([read])[0])
+
+    def needs_strong(self, cheap: FloatArray) -> BoolArray:
+        """Say of each of the cheap router's rows whether the strong one is asked too.
+
+        Parameters
+        ----------
+        cheap : ndarray, shape (n_texts, n_categories)
+
+        Returns
+        -------
+        ndarray of bool, shape (n_texts,)
+        """
+        return np.asarray(cheap.max(axis=1) < self.escalate_below[cheap.argmax(axis=1)])
 
     @property
     def encoder_digest(self) -> str:
@@ -129,7 +148,7 @@ class CascadeRouter:
         (read,) = self._read([text])
         cheap = self.cheap.predict_proba([read])
         strong, embedding = self.strong.predict_and_embed(read)
-        unsure = cheap.max() < self.escalate_below
+        (unsure,) = self.needs_strong(cheap)
         row: FloatArray = (self.mean.of(cheap, strong[np.newaxis]) if unsure else cheap)[0]
         return row, embedding
 
@@ -147,17 +166,17 @@ class CascadeRouter:
         truth = label_indices(labels, self.categories_)
         mean = Mean.fit(cheap, strong, truth, weights)
         both = mean.of(cheap, strong)
-        threshold = choose_escalation(cheap, both, truth, weights)
-        unsure = cheap.max(axis=1) < threshold
+        self.escalate_below = choose_escalation(cheap, both, weights)
+        unsure = self.needs_strong(cheap)
         escalated = float(unsure.mean()) if len(unsure) else 1.0
-        self._set_calibration(threshold, escalated, mean)
+        self._set_calibration(self.escalate_below, escalated, mean)
         return np.where(unsure[:, np.newaxis], both, cheap)
 
     def write(self, folder: Path) -> dict[str, Any]:
         """See `routers.registry.StoredRouter.write`."""
         self.speller.save(folder)
         return {
-            "escalate_below": self.escalate_below,
+            "escalate_below": self.escalate_below.tolist(),
             "escalated": self.escalated,
             "mean": asdict(self.mean),
             "cheap": stored(self.cheap, folder / _CHEAP_FOLDER),
@@ -169,7 +188,7 @@ class CascadeRouter:
         cls, folder: Path, name: str, categories: tuple[str, ...], settings: Mapping[str, Any]
     ) -> Self:
         """See `routers.registry.StoredRouter.load`."""
-        if "type" not in settings["cheap"]:
+        if "type" not in settings["cheap"] or not isinstance(settings["escalate_below"], list):
             raise ValueError("an earlier version made it: train it again")
         cheap = restored(folder / _CHEAP_FOLDER, name, categories, settings["cheap"])
         strong = restored(folder, name, categories, settings["strong"])
@@ -179,9 +198,13 @@ class CascadeRouter:
             )
         router = cls(cheap, strong, name)
         router.speller = Speller.load(router.strong.encoder.tokenizer, folder)
-        router._set_calibration(
-            settings["escalate_below"], settings["escalated"], Mean(**settings["mean"])
-        )
+        escalate_below = np.array(settings["escalate_below"], dtype=np.float64)
+        if escalate_below.shape != (len(categories),):
+            raise ValueError(
+                f"escalate_below must hold {len(categories)} numbers, one for each category; "
+                f"got {settings['escalate_below']}"
+            )
+        router._set_calibration(escalate_below, settings["escalated"], Mean(**settings["mean"]))
         return router
 
     def _read(self, texts: Sequence[str]) -> list[str]:
@@ -195,8 +218,12 @@ class CascadeRouter:
             progress("asking the strong router", min(some.stop, len(texts)), len(texts))
         return answers
 
-    def _set_calibration(self, escalate_below: float, escalated: float, mean: Mean) -> None:
-        self.escalate_below = escalate_below
+    def _set_calibration(
+        self, escalate_below: FloatArray | None, escalated: float, mean: Mean
+    ) -> None:
+        """Take over what calibration found; None: the strong router is always asked."""
+        never = np.ones(len(self.strong.categories_))
+        self.escalate_below = never if escalate_below is None else escalate_below
         self.escalated = escalated
         self.mean = mean
         self.categories_ = self.strong.categories_
@@ -208,7 +235,7 @@ class CascadeRouter:
             self.cheap.version,
             self.strong.version,
             self.speller.digest,
-            repr((escalate_below, escalated, mean)),
+            repr((self.escalate_below.tolist(), escalated, mean)),
         )
 
 
@@ -222,36 +249,46 @@ def _mixed(texts: Sequence[str], targets: FloatArray, rng: Random) -> tuple[list
     return mixed, np.array(between).reshape(n_mixed, targets.shape[1])
 
 
-def choose_escalation(
-    cheap: FloatArray, both: FloatArray, truth: IntArray, weights: FloatArray
-) -> float:
-    """Find the lowest confidence at which the cheap router may answer alone.
+def choose_escalation(cheap: FloatArray, both: FloatArray, weights: FloatArray) -> FloatArray:
+    """Find for each category how sure the cheap router must be to answer alone.
 
-    No more accuracy is lost than allowed there, nor at any confidence above: where the loss falls
-    again further down, that is luck. Of fewer than a thousand texts that count alike, the first
-    that is lost ends the search.
+    How likely asking both would change the category depends on the cheap router's confidence and on
+    the category; a logistic regression learns it. The thresholds lie where that is alike for all
+    categories, and so low that no more than `_MOST_CHANGED` of the texts are expected to change;
+    one counts as changed beforehand, since few texts prove nothing.
 
     Parameters
     ----------
     cheap, both : ndarray, shape (n_texts, n_categories)
         Calibrated probabilities of held-out texts: of the cheap router, and with the strong one.
-    truth : ndarray of int, shape (n_texts,)
-        Column of every text's category.
     weights : ndarray, shape (n_texts,)
         How much each text counts.
 
     Returns
     -------
-    float
-        In [0, 1]; 1 when the strong router must be asked nearly always.
+    ndarray, shape (n_categories,)
+        Confidences from the lowest of the texts to 1, where the strong router must be asked nearly
+        always.
     """
-    confidence = cheap.max(axis=1)
-    order = np.argsort(-confidence, kind="stable")
-    right = (cheap.argmax(axis=1) == truth).astype(int) - (both.argmax(axis=1) == truth)
-    lost = -np.cumsum((right * weights)[order]) / weights.sum()
-    sorted_ = confidence[order]
-    last_of_equals = np.diff(sorted_, append=-1.0) != 0
-    levels, lost = sorted_[last_of_equals], lost[last_of_equals]
-    too_much = np.flatnonzero(lost > _ACCURACY_GIVEN_UP)
-    n_levels = too_much[0] if len(too_much) else len(levels)
-    return float(levels[n_levels - 1]) if n_levels else 1.0
+    top, confidence = cheap.argmax(axis=1), cheap.max(axis=1)
+    changed = top != both.argmax(axis=1)
+    one_more = float((weights**2).sum() / weights.sum() ** 2) if len(weights) else 1.0
+    if one_more > _MOST_CHANGED or changed.all():
+        return np.ones(cheap.shape[1])
+    if not changed.any():
+        return np.full(cheap.shape[1], confidence.min())
+    linear_model = import_extra("sklearn.linear_model", "train")
+    doubt = np.log(1.0 - confidence + _LEAST_DOUBT)
+    features = np.column_stack([doubt, np.eye(cheap.shape[1])[top]])
+    model = linear_model.LogisticRegression(max_iter=_MAX_ITERATIONS)
+    model.fit(features, changed, sample_weight=weights / weights.mean())
+    logits = model.decision_function(features)
+    order = np.argsort(logits, kind="stable")
+    likely = 1.0 / (1.0 + np.exp(-logits))
+    expected = np.cumsum((weights * likely)[order]) / weights.sum()
+    n_alone = int(np.searchsorted(expected, _MOST_CHANGED - one_more, side="right"))
+    slope, offsets = model.coef_[0, 0], model.intercept_ + model.coef_[0, 1:]
+    if n_alone == 0 or slope <= 0:
+        return np.ones(cheap.shape[1])
+    highest_doubt = np.exp((logits[order[n_alone - 1]] - offsets) / slope)
+    return np.asarray(np.clip(1.0 + _LEAST_DOUBT - highest_doubt, confidence.min(), 1.0))

@@ -65,4 +65,4 @@ def n_encoded(texts: Sequence[str], router_folder: Path) -> int:
     inner = router.router if isinstance(router, LanguageGate) else router
     if not isinstance(inner, CascadeRouter):
         return len(texts)
-    return int((inner.cheap.predict_proba(texts).max(axis=1) < inner.escalate_below).sum())
+    return int(inner.needs_strong(inner.cheap.predict_proba(texts)).sum())

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from routers.arrays import IntArray
 from routers.bag import BagRouter
 from routers.base import FloatArray
 from routers.cascade import CascadeRouter, choose_escalation
@@ -13,55 +14,67 @@ from routers.knn import KnnRouter
 from routers.linear import LinearRouter
 from tests.prompts import shipped_encoder, toy_rows
 
-
-def rows(*confidences: float, right: bool = True) -> FloatArray:
-    """Make rows that are this sure of category 0, or of category 1."""
-    made = np.array([[c, 1 - c] for c in confidences])
-    return made if right else made[:, ::-1]
+N_TEXTS = 1000
 
 
-def escalation(cheap: FloatArray, both: FloatArray, weights: FloatArray | None = None) -> float:
-    truth = np.zeros(len(cheap), dtype=np.int64)
-    return choose_escalation(
-        cheap, both, truth, np.ones(len(cheap)) if weights is None else weights
+def answers(confidences: FloatArray, categories: IntArray) -> FloatArray:
+    """Make rows over three categories that are this sure of these."""
+    rows = np.repeat((1 - confidences)[:, np.newaxis] / 2, 3, axis=1)
+    rows[np.arange(len(rows)), categories] = confidences
+    return rows
+
+
+def escalation(
+    n_texts: int, changed_below: tuple[float, float, float], luck: float = 0.0
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Choose thresholds where a category changes below its confidence, and elsewhere by luck.
+
+    Returns them, with the cheap router's rows and the categories that asking both gives.
+    """
+    rng = np.random.default_rng(0)
+    confidences = rng.uniform(0.4, 1.0, n_texts)
+    categories = np.arange(n_texts) % 3
+    changed = (confidences < np.array(changed_below)[categories]) | (rng.random(n_texts) < luck)
+    cheap = answers(confidences, categories)
+    both = answers(confidences, np.where(changed, (categories + 1) % 3, categories))
+    return choose_escalation(cheap, both, np.ones(n_texts)), cheap, both
+
+
+def test_a_category_that_changes_more_often_needs_more_confidence() -> None:
+    thresholds, cheap, both = escalation(N_TEXTS, (0.5, 0.7, 0.9))
+    assert thresholds[0] < thresholds[1] < thresholds[2] < 1
+    alone = cheap.max(axis=1) >= thresholds[cheap.argmax(axis=1)]
+    changed = cheap.argmax(axis=1) != both.argmax(axis=1)
+    assert alone.mean() > 0.3
+    assert (alone & changed).mean() < 0.02
+
+
+def test_a_cheap_router_that_is_never_corrected_answers_everything() -> None:
+    thresholds, cheap, _ = escalation(N_TEXTS, (0, 0, 0))
+    assert (thresholds == cheap.max(axis=1).min()).all()
+
+
+def test_a_cheap_router_that_is_always_corrected_answers_nothing() -> None:
+    assert (escalation(N_TEXTS, (2, 2, 2))[0] == 1).all()
+
+
+def test_a_cheap_router_whose_confidence_tells_nothing_answers_next_to_nothing() -> None:
+    thresholds, cheap, _ = escalation(N_TEXTS, (0, 0, 0), luck=0.3)
+    assert (cheap.max(axis=1) >= thresholds[cheap.argmax(axis=1)]).mean() < 0.05
+
+
+def test_few_texts_prove_nothing() -> None:
+    assert (escalation(100, (0, 0, 0))[0] == 1).all()
+
+
+def test_texts_that_count_for_nothing_do_not_matter() -> None:
+    thresholds, cheap, both = escalation(N_TEXTS, (0.5, 0.5, 0.5))
+    wrong = answers(np.full(N_TEXTS, 0.99), np.zeros(N_TEXTS, dtype=np.int64))
+    weights = np.repeat([1.0, 0.0], N_TEXTS)
+    with_others = choose_escalation(
+        np.vstack([cheap, wrong]), np.vstack([both, wrong[:, ::-1]]), weights
     )
-
-
-def test_the_cheap_router_answers_while_it_is_as_good() -> None:
-    cheap = np.vstack([rows(0.9, 0.8), rows(0.7, 0.6, right=False)])
-    assert escalation(cheap, rows(0.9, 0.9, 0.9, 0.9)) == 0.8
-
-
-def test_a_cheap_router_that_is_never_worse_answers_everything() -> None:
-    cheap = rows(0.9, 0.6)
-    assert escalation(cheap, cheap) == 0.6
-
-
-def test_a_cheap_router_that_is_always_worse_answers_nothing() -> None:
-    assert escalation(rows(0.9, 0.6, right=False), rows(0.9, 0.9)) == 1
-
-
-def test_luck_further_down_does_not_count() -> None:
-    cheap = np.vstack([rows(0.9), rows(0.8, right=False), rows(0.7, 0.6)])
-    both = np.vstack([rows(0.9, 0.9), rows(0.9, 0.9, right=False)])
-    assert escalation(cheap, both) == 0.9
-
-
-def test_equal_confidences_are_answered_alike() -> None:
-    cheap = np.vstack([rows(0.9, 0.8), rows(0.8, right=False)])
-    assert escalation(cheap, rows(0.9, 0.9, 0.9)) == 0.9
-
-
-def test_one_in_a_thousand_may_be_lost() -> None:
-    cheap = np.vstack([rows(*np.linspace(0.99, 0.9, 999)), rows(0.8, right=False)])
-    both = rows(*[0.9] * 1000)
-    assert escalation(cheap, both) == 0.8
-    assert escalation(cheap[-900:], both[-900:]) == 0.9
-
-
-def test_a_text_that_counts_more_may_not_be_lost() -> None:
-    cheap = np.vstack([rows(*np.linspace(0.99, 0.9, 999)), rows(0.8, right=False)])
-    assert escalation(cheap, rows(*[0.9] * 1000), np.append(np.ones(999), 2.0)) == 0.9
+    assert with_others == pytest.approx(thresholds, abs=0.05)
 
 
 PROMPTS_AND_LABELS = tuple(zip(*((row.prompt, row.category) for row in toy_rows()), strict=True))
@@ -72,10 +85,13 @@ def cascade() -> CascadeRouter:
     prompts, labels = PROMPTS_AND_LABELS
     router = CascadeRouter(BagRouter("toy"), KnnRouter(shipped_encoder(), "toy"), "toy")
     router.fit(prompts[::2], labels[::2])
-    router.calibrate(prompts[1::2], labels[1::2], np.ones(len(prompts[1::2])))
+    held_out, truth = prompts[1::2] * N_COPIES, labels[1::2] * N_COPIES
+    router.calibrate(held_out, truth, np.ones(len(truth)))
     return router
 
 
+N_COPIES = 20
+"""Of the hold-out: few texts prove nothing."""
 TEXTS = [*(row.prompt for row in toy_rows()), "zxcvb", "The moon is far away."]
 
 
@@ -83,14 +99,15 @@ def test_sure_answers_are_the_cheap_routers_and_others_the_mean_of_both(
     cascade: CascadeRouter,
 ) -> None:
     cheap, strong = cascade.cheap.predict_proba(TEXTS), cascade.strong.predict_proba(TEXTS)
-    sure = cheap.max(axis=1) >= cascade.escalate_below
+    sure = cheap.max(axis=1) >= cascade.escalate_below[cheap.argmax(axis=1)]
+    assert sure.tolist() == (~cascade.needs_strong(cheap)).tolist()
     assert 0 < sure.sum() < len(TEXTS)
     expected = np.where(sure[:, np.newaxis], cheap, cascade.mean.of(cheap, strong))
     assert cascade.predict_proba(TEXTS).tobytes() == expected.tobytes()
 
 
 def test_what_the_cheap_router_is_sure_of_is_answered_at_once(cascade: CascadeRouter) -> None:
-    sure = cascade.cheap.predict_proba(TEXTS).max(axis=1) >= cascade.escalate_below
+    sure = ~cascade.needs_strong(cascade.cheap.predict_proba(TEXTS))
     assert [not callable(cascade.predict_or_defer(text)) for text in TEXTS] == sure.tolist()
 
 
@@ -126,7 +143,8 @@ def test_calibrated_on_nothing_the_strong_router_is_always_asked() -> None:
     router = CascadeRouter(BagRouter("toy"), KnnRouter(shipped_encoder(), "toy"), "toy")
     router.fit(*PROMPTS_AND_LABELS)
     assert router.calibrate([], [], np.empty(0)).shape == (0, 3)
-    assert router.escalated == router.escalate_below == 1
+    assert router.escalated == 1
+    assert (router.escalate_below == 1).all()
     assert router.active_params_b == router.cheap.active_params_b + router.strong.active_params_b
 
 
