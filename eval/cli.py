@@ -225,8 +225,9 @@ def score_command(
 def _summary(name: str, answers: Sequence[Scored]) -> str:
     """Return what one expert came to, in a line; its seconds serve `coe map --price-of latency`."""
     scores = [one.score for one in answers if one.score is not None]
-    seconds = fmean(one.seconds or 0.0 for one in answers)
+    timed = [one.seconds for one in answers if one.seconds is not None]
+    seconds = f"{fmean(timed):.2f}" if timed else "unknown"
     mean = f"{fmean(scores):.3f}" if scores else "unknown"
     unmarked = len(answers) - len(scores)
     note = f"; {unmarked} without a mark" if unmarked else ""
-    return f"{name}: score {mean}, {seconds:.2f} s an answer{note}"
+    return f"{name}: score {mean}, {seconds} s an answer{note}"

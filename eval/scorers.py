@@ -9,10 +9,13 @@ Scorer = Callable[[str, str], float]
 """(answer, wanted) -> score in [0, 1]."""
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-# the words of a text begin with "I" and "A" too; what they mean shows in the word that follows
+# "I" and "A" are words too: alone they are answers only where no word goes on with them, and where
+# an answer is stated, "I" is none before a verb of the first person, nor "A" before a noun
 _GOES_ON = r"(?:is|because|since|as|and|or|but)\b"
 _LETTER = rf"([B-HJ]|[AI](?!['\u2019][a-z]| (?!{_GOES_ON})[a-z]))"
-_STATED_CHOICE = re.compile(rf"(?i:answer|option|choice)\W+(?i:is\W+)?\(?{_LETTER}\b")
+_VERB = r"(?:am|was|think|believe|would|will|do|have|had|can|guess|hope|see|know|chose|choose)\b"
+_STATED = rf"([B-HJ]|A(?! [a-z]+(?:[.,]|$))|I(?!['\u2019][a-z]| {_VERB}))"
+_STATED_CHOICE = re.compile(rf"(?i:answer|option|choice)\W+(?i:is\W+)?\(?{_STATED}\b")
 _LONE_CHOICE = re.compile(rf"(?<![A-Za-z']){_LETTER}(?![A-Za-z'])")
 _TOLERANCE = 1e-6
 

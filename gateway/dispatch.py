@@ -113,10 +113,11 @@ class Dispatcher:
             The failure of the best expert that was called; of a refusal when none was.
         """
         self._budget.earn()
+        counted: set[str] = set()
         round_ = 0
         while True:
             try:
-                return await self._one_round(experts, request_for, record)
+                return await self._one_round(experts, request_for, record, counted)
             except ExpertError as error:
                 wait_s = retry_wait_s(error, round_)
                 last = round_ == experts[0].max_retries
@@ -130,6 +131,7 @@ class Dispatcher:
         experts: Sequence[Expert],
         request_for: Callable[[Expert], UpstreamRequest],
         record: Record,
+        counted: set[str],
     ) -> Opened:
         failure: ExpertError | None = None
         refusal: ExpertError | None = None
@@ -141,7 +143,7 @@ class Dispatcher:
                 refusal = refusal or refused
                 continue
             try:
-                opened = await self._call(expert, guard, request_for(expert), record)
+                opened = await self._call(expert, guard, request_for(expert), record, counted)
             except ExpertError as error:
                 self._note_failure(expert, error)
                 failure = failure or error
@@ -155,11 +157,21 @@ class Dispatcher:
         raise failure or refusal or ExpertUnavailableError("No expert takes this request.")
 
     async def _call(
-        self, expert: Expert, guard: Guard, request: UpstreamRequest, record: Record
+        self,
+        expert: Expert,
+        guard: Guard,
+        request: UpstreamRequest,
+        record: Record,
+        counted: set[str],
     ) -> Opened:
-        """Make one call; the guard learns how it went, of a request that fails again only once."""
+        """Make one call; the guard learns how it went, but counts no request's failure twice.
+
+        Parameters
+        ----------
+        counted : set of str
+            Experts that this request has failed at already; added to.
+        """
         probe = await guard.enter()
-        is_retry = expert.name in record.attempts
         record.attempts.append(expert.name)
         try:
             step_done("prepare")
@@ -172,13 +184,13 @@ class Dispatcher:
                 await response.aclose()
                 raise
         except ExpertError as error:
-            is_known = is_retry and not probe and error.asked_s is None
-            if is_known or not _says_broken(error, request):
+            blamed = _blamed(error, record)
+            is_known = blamed is not None and expert.name in counted
+            if not _says_broken(error, request) or (is_known and not probe):
                 guard.breaker.abandoned(probe=probe)
             else:
-                guard.breaker.failed(
-                    probe=probe, asked_s=error.asked_s, tenant=_blamed(error, record)
-                )
+                counted.add(expert.name)
+                guard.breaker.failed(probe=probe, asked_s=error.asked_s, tenant=blamed)
             guard.leave()
             raise
         except BaseException:
@@ -246,8 +258,9 @@ def _says_broken(error: ExpertError, request: UpstreamRequest) -> bool:
 
 
 def _blamed(error: ExpertError, record: Record) -> str | None:
-    """Return the tenant whose request may be what failed; None for a server that is not there."""
-    return None if isinstance(error, ExpertUnavailableError) else record.tenant
+    """Return the tenant whose request may be what failed; None where the server is the reason."""
+    is_server = isinstance(error, ExpertUnavailableError) or error.asked_s is not None
+    return None if is_server else record.tenant
 
 
 async def _first_part(

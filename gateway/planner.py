@@ -249,7 +249,7 @@ class Planner:
                 timeout_s = composition.ask_timeout_s
                 choice, cache = await self._choice(composition, router, text, tenant, timeout_s)
             except RouterError as error:
-                breaker.failed(probe=probe, tenant=tenant)
+                breaker.failed(probe=probe, tenant=tenant if error.of_text else None)
                 self._metrics.router_failures.labels(router.name).inc()
                 _log.warning("router failed", extra={"fields": {"why": str(error)}})
             except BaseException:

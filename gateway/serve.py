@@ -69,7 +69,10 @@ def serve(settings: Settings, say: Callable[[str], None]) -> int:
         run_folder() as run_dir,
         json_logging(settings.log_level),
     ):
-        return asyncio.run(_run(settings, registry, text, listener, run_dir, say))
+        code = asyncio.run(_run(settings, registry, text, listener, run_dir, say))
+        # the loop's end made it deadly again, and there is a folder to remove
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return code
 
 
 def open_listener(host: str, port: int) -> socket.socket:

@@ -154,12 +154,12 @@ def save_router(router: StoredRouter, folder: Path, training: Mapping[str, Any])
 
 def _swap(new: Path, folder: Path, old: Path) -> None:
     """Put a new folder in the place of another, which is kept if that fails."""
-    if folder.exists():
-        folder.rename(old)
     try:
+        if folder.exists():
+            folder.rename(old)
         new.rename(folder)
-    except OSError:
-        if old.exists():
+    except BaseException:  # a SIGTERM in between, too
+        if old.exists() and not folder.exists():
             old.rename(folder)
         raise
 
@@ -188,8 +188,8 @@ def _strangers(folder: Path) -> Sequence[str]:
         files = msgspec.json.decode((folder / CARD_FILE).read_bytes(), type=_Files).files
     except _BAD_JSON:
         return ()  # nobody knows which files were of it
-    known = {CARD_FILE, README_FILE, *(name.partition("/")[0] for name in files)}
-    return sorted(path.name for path in folder.iterdir() if path.name not in known)
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return sorted(found - {CARD_FILE, README_FILE, *files})
 
 
 def _write(router: StoredRouter, folder: Path, training: Mapping[str, Any]) -> Card:

@@ -21,7 +21,17 @@ GENERAL = "general"
 
 
 class RouterError(Exception):
-    """A router cannot answer now; the message says why."""
+    """A router cannot answer now; the message says why.
+
+    Attributes
+    ----------
+    of_text : bool
+        Whether the text may be the reason: what was asked answered, but named no category.
+    """
+
+    def __init__(self, message: str, *, of_text: bool = False) -> None:
+        super().__init__(message)
+        self.of_text = of_text
 
 
 @runtime_checkable

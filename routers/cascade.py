@@ -268,15 +268,16 @@ def choose_escalation(cheap: FloatArray, both: FloatArray, weights: FloatArray) 
     -------
     ndarray, shape (n_categories,)
         Confidences from the lowest of the texts to 1, where the strong router must be asked nearly
-        always.
+        always, as in a category that the cheap one chose for none of the texts.
     """
     top, confidence = cheap.argmax(axis=1), cheap.max(axis=1)
     changed = top != both.argmax(axis=1)
     one_more = float((weights**2).sum() / weights.sum() ** 2) if len(weights) else 1.0
     if one_more > _MOST_CHANGED or changed.all():
         return np.ones(cheap.shape[1])
+    unknown = np.bincount(top, weights, cheap.shape[1]) == 0
     if not changed.any():
-        return np.full(cheap.shape[1], confidence.min())
+        return np.where(unknown, 1.0, confidence.min())
     linear_model = import_extra("sklearn.linear_model", "train")
     doubt = np.log(1.0 - confidence + _LEAST_DOUBT)
     features = np.column_stack([doubt, np.eye(cheap.shape[1])[top]])
@@ -291,4 +292,5 @@ def choose_escalation(cheap: FloatArray, both: FloatArray, weights: FloatArray) 
     if n_alone == 0 or slope <= 0:
         return np.ones(cheap.shape[1])
     highest_doubt = np.exp((logits[order[n_alone - 1]] - offsets) / slope)
-    return np.asarray(np.clip(1.0 + _LEAST_DOUBT - highest_doubt, confidence.min(), 1.0))
+    thresholds = np.clip(1.0 + _LEAST_DOUBT - highest_doubt, confidence.min(), 1.0)
+    return np.where(unknown, 1.0, thresholds)

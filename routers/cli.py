@@ -26,6 +26,8 @@ from routers.data import digest, read_prompts, read_rows
 from routers.distil import OpenTeacher, distilled_rows
 from routers.extras import MissingExtraError, import_extra
 from routers.figure import FIGURE_SUFFIXES, write_figure
+from routers.language import is_english
+from routers.language_gate import LanguageGate
 from routers.progress import Progress
 from routers.train import TrainOptions, held_out_report
 from routers.train import train as train_router
@@ -206,6 +208,8 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
         check_target(folder)
         rows = read_rows(files)
         goal = _goal(shared)
+        if isinstance(router, LanguageGate) and not any(is_english(row.prompt) for row in rows):
+            raise ValueError(f"{folder} routes English: some prompts must be English; got none")
         answers = calibrate_router(router, rows, _out_of_scope(shared), goal, progress)
         if len(rows) < _FEWEST_ROWS:
             raise ValueError(

@@ -23,6 +23,7 @@ _N_FOLDS = 4
 _FEWEST_PROMPTS = 100
 _LEAST_SHARE = 0.01
 _NORMAL_95 = 1.96
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ def learn_finer(
         return None, f"{found}: left out"
     served = _served(finer, known.scores, pool, prices)
     told = ", ".join(f"{one} {score:.4f} at {b:.2f} B" for one, (score, b) in served.items())
-    if most_active_b is not None and any(b > most_active_b for _, b in served.values()):
+    if most_active_b is not None and any(b > most_active_b + _ROUNDING for _, b in served.values()):
         return None, f"{found}: left out, they would take more active parameters, {told}"
     progress("finer categories", _N_FOLDS, _N_FOLDS + 1)
     learned = replace(known.fit_finer(np.arange(len(rows))), encoder_digest=digest)

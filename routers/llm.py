@@ -148,7 +148,7 @@ class LlmRouter:
             if 0 <= label < len(row):
                 row[label] += math.exp(logprob)
         if row.sum() <= 0:
-            raise RouterError(f"{self.name}: the model named no category")
+            raise RouterError(f"{self.name}: the model named no category", of_text=True)
         return _rounded(row / row.sum())
 
     def _named(self, text: str, *, with_reason: bool) -> Mapping[str, Any]:
@@ -172,9 +172,11 @@ class LlmRouter:
             named: Mapping[str, Any] = json.loads(answer["choices"][0]["message"]["content"])
             category = named["category"]
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise RouterError(f"{self.name}: the answer is not the JSON that was asked") from error
+            raise RouterError(
+                f"{self.name}: the answer is not the JSON that was asked", of_text=True
+            ) from error
         if category not in self.categories_:
-            raise RouterError(f"{self.name}: what the model named is no category")
+            raise RouterError(f"{self.name}: what the model named is no category", of_text=True)
         return named
 
     def _question(self, text: str) -> dict[str, Any]:

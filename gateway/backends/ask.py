@@ -14,6 +14,9 @@ from gateway.backends.openai_http import base_url
 from gateway.experts import Expert
 from routers.base import RouterError
 
+_BAD_REQUESTS = {400, 413, 422}
+"""Statuses that say that the text is the reason, e.g. that it is too long."""
+
 
 class _UnixConnection(HTTPConnection):
     """HTTP over a Unix socket."""
@@ -65,7 +68,8 @@ class ExpertAsk:
             response = connection.getresponse()
             content = response.read()
             if response.status != 200:
-                raise RouterError(f"expert {name!r} answered {response.status} to the LLM router")
+                message = f"expert {name!r} answered {response.status} to the LLM router"
+                raise RouterError(message, of_text=response.status in _BAD_REQUESTS)
             answer: Mapping[str, Any] = json.loads(content)
         except (OSError, HTTPException, ValueError) as error:
             raise RouterError(

@@ -119,7 +119,9 @@ class Link:
         _waited.set(_Waited())
 
     @asynccontextmanager
-    async def guarded(self, operation: str, timeout_s: float | None = None) -> AsyncIterator[Redis]:
+    async def guarded(
+        self, operation: str, timeout_s: float | None = None, *, though_resting: bool = False
+    ) -> AsyncIterator[Redis]:
         """Lend the client for one operation, with reading what it returned.
 
         All of it, a new connection with its greetings included, has one timeout.
@@ -127,23 +129,28 @@ class Link:
         Parameters
         ----------
         timeout_s : float or None
-            In seconds; None: what is left of the link's own for this request.
+            In seconds, if more than the link's own; None: what is left of that for this request.
+        though_resting : bool
+            Try it after a failure, too; another one does not prolong the rest then.
 
         Raises
         ------
         CacheError
             When the operation failed, or was not tried because the last one has just failed.
         """
-        if time.monotonic() < self._rest_until_s:
+        rests = time.monotonic() < self._rest_until_s
+        if rests and not though_resting:
             raise CacheError(f"cache {operation}: left alone after a failure")
         waited = _waited.get() if timeout_s is None else None
-        left_s = timeout_s or self._timeout_s - (waited.seconds if waited else 0.0)
+        granted_s = max(timeout_s or 0.0, self._timeout_s)
+        left_s = granted_s - (waited.seconds if waited else 0.0)
         started_s, cancelled = time.monotonic(), n_cancellations()
         try:
             async with asyncio.timeout(left_s):
                 yield self._redis
         except (RedisError, OSError, TimeoutError, ValueError) as error:
-            if not isinstance(error, TimeoutError) or self._was_fair(started_s, left_s):
+            is_fair = not isinstance(error, TimeoutError) or self._was_fair(started_s, left_s)
+            if is_fair and not rests:
                 self._note_failure(operation, error)
             raise CacheError(f"cache {operation}: {type(error).__name__}") from error
         finally:
@@ -192,17 +199,9 @@ class Link:
             self._writing = None
 
     async def ping(self) -> None:
-        """Raise `CacheError` when Redis does not answer; asks it after a failure too.
-
-        A failure does not prolong the rest: whoever asks often must not make requests wait.
-        """
-        rest_until_s, self._rest_until_s = self._rest_until_s, 0.0
-        try:
-            async with self.guarded("ping") as redis:
-                await redis.ping()
-        except CacheError:
-            self._rest_until_s = rest_until_s
-            raise
+        """Raise `CacheError` when Redis does not answer; asks it after a failure too."""
+        async with self.guarded("ping", though_resting=True) as redis:
+            await redis.ping()
 
     async def aclose(self) -> None:
         """Store what is left and close the connections."""

@@ -116,7 +116,7 @@ class Responses:
     async def delete(self, tenant: str, response_id: str) -> bool:
         """Forget a response; False when there is none. Raises as `get` does."""
         try:
-            async with self._link.guarded("delete") as redis:
+            async with self._link.guarded("delete", WRITE_TIMEOUT_S) as redis:
                 return bool(await redis.delete(_key(tenant, response_id)))
         except CacheError as error:
             raise _unavailable() from error

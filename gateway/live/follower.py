@@ -99,6 +99,7 @@ class Follower:
                 said = read_live(self._run_dir) if is_new else None
             except OSError as error:
                 self._failure = f"{self._run_dir} must stay while the gateway runs: {error}"
+                self._retry_at_s = 0.0  # it is read anew as soon as it is there again
                 continue
             if said is not None:
                 self._stamp = stamp

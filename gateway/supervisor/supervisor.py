@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from gateway.supervisor.child import Child, ChildSpec
 
 STATE_FILE = "children.json"
 STOP_GRACE_S = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class Supervisor:
@@ -86,8 +89,11 @@ class Supervisor:
             name: {"pid": child.pid, "state": child.state} for name, child in self._children.items()
         }
         draft = self._run_dir / f"{STATE_FILE}.new"
-        draft.write_text(json.dumps(state), encoding="utf-8")
-        draft.replace(self._run_dir / STATE_FILE)
+        try:
+            draft.write_text(json.dumps(state), encoding="utf-8")
+            draft.replace(self._run_dir / STATE_FILE)
+        except OSError as error:  # on a full disk the children go on, told of or not
+            _log.error("states not written", extra={"fields": {"why": str(error)}})
 
 
 def read_states(run_dir: Path) -> Mapping[str, str]:

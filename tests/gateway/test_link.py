@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -89,3 +90,36 @@ def test_asking_whether_redis_is_there_does_not_end_its_rest() -> None:
                 pass
 
     asyncio.run(run())
+
+
+async def ask_while_pinged(link: Link) -> tuple[bool, float]:
+    """Fail once, then ask while a ping waits; whether it was answered, and after how long."""
+    assert not await ask(link)
+    pinging = asyncio.create_task(ping(link))
+    await asyncio.sleep(0.05)
+    started_s = time.monotonic()
+    answered = await ask(link)
+    waited_s = time.monotonic() - started_s
+    assert not await pinging
+    return answered, waited_s
+
+
+async def ping(link: Link) -> bool:
+    try:
+        await link.ping()
+    except CacheError:
+        return False
+    return True
+
+
+def test_a_ping_does_not_make_requests_wait_for_a_redis_that_hangs() -> None:
+    async def run(port: int) -> tuple[bool, float]:
+        link = Link(connect(f"redis://127.0.0.1:{port}/0", 300), Metrics(CollectorRegistry()), 300)
+        found = await ask_while_pinged(link)
+        await link.aclose()
+        return found
+
+    with socket.create_server(("127.0.0.1", 0)) as hangs:  # it takes connections and says nothing
+        answered, waited_s = asyncio.run(run(hangs.getsockname()[1]))
+    assert not answered
+    assert waited_s < 0.2

@@ -67,6 +67,17 @@ def test_few_texts_prove_nothing() -> None:
     assert (escalation(100, (0, 0, 0))[0] == 1).all()
 
 
+@pytest.mark.parametrize("luck", [0.0, 0.08])
+def test_a_category_of_which_nothing_was_seen_is_not_trusted(luck: float) -> None:
+    rng = np.random.default_rng(0)
+    cheap = answers(rng.uniform(0.4, 1.0, N_TEXTS), np.zeros(N_TEXTS, dtype=np.int64))
+    changed = (rng.random(N_TEXTS) < luck) & (cheap[:, 0] < 0.7)
+    both = np.where(changed[:, np.newaxis], cheap[:, [1, 0, 2]], cheap)
+    thresholds = choose_escalation(cheap, both, np.ones(N_TEXTS))
+    assert thresholds[0] < 1
+    assert (thresholds[1:] == 1).all()
+
+
 def test_texts_that_count_for_nothing_do_not_matter() -> None:
     thresholds, cheap, both = escalation(N_TEXTS, (0.5, 0.5, 0.5))
     wrong = answers(np.full(N_TEXTS, 0.99), np.zeros(N_TEXTS, dtype=np.int64))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from routers import cli
-from routers.artifact import load_router, read_card
+from routers.artifact import DEFAULT_FOLDER, load_router, read_card
 from routers.base import decide
 from routers.data import Row, digest
 from tests.prompts import toy_rows, write_lines
@@ -215,6 +216,19 @@ def test_calibrating_on_some_categories_reports_those(data: Path, tmp_path: Path
     result = run("calibrate", out, write_lines(tmp_path / "some.jsonl", some))
     assert result.exit_code == 0, result.output
     assert "coding" in read_card(out).training["held_out"]["f1"]
+
+
+def test_calibrating_a_router_of_english_on_other_languages_alone_is_refused(
+    tmp_path: Path,
+) -> None:
+    out = shutil.copytree(DEFAULT_FOLDER, tmp_path / "router")
+    prompt = "今日の東京の天気はどうですか。傘を持って行くべきでしょうか"
+    rows = [Row(f"{prompt} {number}", "multilingual") for number in range(60)]
+    before = (out / "router.json").read_bytes()
+    result = run("calibrate", out, write_lines(tmp_path / "rows.jsonl", rows))
+    assert result.exit_code == 2
+    assert "some prompts must be English; got none" in result.stderr
+    assert (out / "router.json").read_bytes() == before
 
 
 def test_calibrating_on_a_few_prompts_is_refused(data: Path, tmp_path: Path) -> None:

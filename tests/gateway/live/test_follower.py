@@ -73,9 +73,13 @@ async def retry(tmp_path: Path) -> tuple[list[str], int, str | None]:
         (folder / LIVE_FILE).unlink()
         while follower.error is None:
             await asyncio.sleep(0.02)
+        error = follower.error
+        write_live(folder, follower.live)
+        while follower.error is not None:
+            await asyncio.sleep(0.02)
     assert not following.done()
     following.cancel()
-    return served, n_refused, follower.error
+    return served, n_refused, error
 
 
 def test_what_could_not_be_taken_over_is_tried_again_and_counts_once(tmp_path: Path) -> None:

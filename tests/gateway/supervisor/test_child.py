@@ -200,3 +200,16 @@ def test_its_folder_is_locked_against_the_cleaning_of_old_files_and_goes_with_it
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(other)
     assert not folder.exists()
+
+
+def test_a_state_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    async def run() -> int | None:
+        folder = tmp_path / "gone"
+        folder.mkdir()
+        async with Supervisor(folder) as supervisor:
+            folder.rmdir()
+            fatal = replace(shell("sleep 0.5; exit 2", None, 2), name="fatal")
+            supervisor.start([shell("exit 3"), fatal])
+            return await supervisor.failed()
+
+    assert asyncio.run(run()) == 2
