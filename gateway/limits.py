@@ -11,8 +11,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from cachetools import LRUCache
+from redis.asyncio import Redis
 
 from gateway.cache.link import WRITE_TIMEOUT_S, Link
 from gateway.errors import CacheError, QuotaError, RateLimitError
@@ -20,6 +22,10 @@ from gateway.keys import MOST_REMEMBERED, ApiKey
 from gateway.record import Record
 
 PREFIX = "coe:1:limit"
+"""Of the windows of minutes; each is a key that expires."""
+BUDGETS = "coe:1:budgets"
+"""What keys used today. It does not expire: what does may be evicted when Redis is full, and whoever
+fills it must not get a budget anew."""
 REQUESTS, TOKENS, BUDGET = "requests", "tokens", "active-b-tokens"
 PERIOD_S = {REQUESTS: 60, TOKENS: 60, BUDGET: 86_400}
 
@@ -57,6 +63,7 @@ class Limits:
         self._keys: LRUCache[str, ApiKey] = LRUCache(MOST_REMEMBERED)
         self._here: LRUCache[tuple[str, str], tuple[int, float]] = LRUCache(3 * MOST_REMEMBERED)
         self._writing: set[asyncio.Task[Mapping[str, float]]] = set()
+        self._day = 0
 
     async def admit(self, key: ApiKey) -> dict[str, str]:
         """Count a request; returns the ``x-ratelimit-*`` headers of its answer.
@@ -108,14 +115,28 @@ class Limits:
             async with self._link.guarded("limit", timeout_s) as redis:
                 pipeline = redis.pipeline(transaction=True)
                 for name, amount in amounts.items():
-                    window = f"{PREFIX}:{key_id}:{name}:{_window(name, now_s)}"
-                    pipeline.incrbyfloat(window, amount)
-                    pipeline.expire(window, 2 * PERIOD_S[name])
+                    window = f"{key_id}:{name}:{_window(name, now_s)}"
+                    if name == BUDGET:
+                        pipeline.hincrbyfloat(BUDGETS, window, amount)
+                    else:
+                        pipeline.incrbyfloat(f"{PREFIX}:{window}", amount)
+                        pipeline.expire(f"{PREFIX}:{window}", 2 * PERIOD_S[name])
                 replies = await pipeline.execute()
-                shared = [float(reply) for reply in replies[::2]]
+                shared = [float(reply) for reply in replies if not isinstance(reply, bool)]
+                await self._forget_earlier_days(redis, _window(BUDGET, now_s))
         except CacheError:
             return here
         return {name: max(here[name], used) for name, used in zip(amounts, shared, strict=True)}
+
+    async def _forget_earlier_days(self, redis: Redis, day: int) -> None:
+        """Drop what all keys used before today; once a day."""
+        if day <= self._day:
+            return
+        windows = cast(list[bytes], await redis.hkeys(BUDGETS))
+        earlier = [window for window in windows if int(window.rpartition(b":")[2]) < day]
+        if earlier:
+            await redis.hdel(BUDGETS, *earlier)
+        self._day = day
 
     def _count_here(self, key_id: str, name: str, now_s: float, amount: float) -> float:
         window = _window(name, now_s)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from gateway.cache.link import Link, connect
 from gateway.errors import GatewayError, QuotaError, RateLimitError
 from gateway.keys import ApiKey
-from gateway.limits import Limits
+from gateway.limits import BUDGETS, Limits
 from gateway.metrics import Metrics
 from gateway.record import Record
 from tests.servers import Valkey
@@ -113,7 +113,28 @@ def test_what_limits_keep_in_redis_expires(valkey: Valkey) -> None:
         limits = make()
         await limits.admit(key)
         names = cast(list[bytes], valkey.client.keys(f"*{key.id}*"))
-        assert len(names) == 3
-        assert all(0 < cast(int, valkey.client.ttl(name)) <= 2 * 86_400 for name in names)
+        assert len(names) == 2
+        assert all(0 < cast(int, valkey.client.ttl(name)) <= 120 for name in names)
+
+    with_limits(valkey.url, use)
+
+
+def test_a_full_redis_does_not_give_a_budget_anew(valkey: Valkey) -> None:
+    async def use(clock: Clock, make: Callable[[], Limits]) -> None:
+        keys = [limited(active_b_tokens_per_day=1000) for _ in range(2)]
+        limits = make()
+        for key in keys:
+            await limits.admit(key)
+            await spend(limits, key, 1000, 1)
+        for name in cast(list[bytes], valkey.client.keys("*")):  # what a full Redis may evict
+            if cast(int, valkey.client.ttl(name)) > 0:
+                valkey.client.delete(name)
+        with pytest.raises(QuotaError):
+            await make().admit(keys[0])
+        clock.now_s += 86_400
+        await make().admit(keys[0])
+        (kept,) = [f for f in valkey.client.hkeys(BUDGETS) if keys[0].id.encode() in f]
+        assert kept.endswith(b":%d" % (clock.now_s // 86_400))
+        assert not [f for f in valkey.client.hkeys(BUDGETS) if keys[1].id.encode() in f]
 
     with_limits(valkey.url, use)
