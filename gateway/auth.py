@@ -38,9 +38,10 @@ async def authenticate(request: Request) -> Caller:
         return Caller()
     if sent.startswith(PREFIX):
         key = await services.keys.find(sent)
+        caller = request.state.caller = Caller(key.tenant, key)
         # the middleware that adds the request's id adds these to every answer, errors too
         request.state.headers = await services.limits.admit(key)
-        return Caller(key.tenant, key)
+        return caller
     if settings.needs_key:
         raise AuthenticationError(
             "No API key, or a wrong one. Send it as 'Authorization: Bearer <key>'."

@@ -68,9 +68,13 @@ def route(prompt: str | None, prompt_file: Path | None, config: Path, as_json: b
     if prompt_file is not None:
         with click.open_file(str(prompt_file), encoding="utf-8", errors="replace") as file:
             prompt = file.read()
+    from gateway.errors import GatewayError
     from gateway.preview import preview, print_preview
 
-    shown = asyncio.run(preview(config, prompt or ""))
+    try:
+        shown = asyncio.run(preview(config, prompt or ""))
+    except GatewayError as error:  # the gateway would answer so, e.g. of a prompt too long
+        raise click.UsageError(error.message) from error
     if as_json:
         click.echo(json.dumps(shown, ensure_ascii=False))
     else:

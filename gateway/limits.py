@@ -24,8 +24,8 @@ from gateway.record import Record
 PREFIX = "coe:1:limit"
 """Of the windows of minutes; each is a key that expires."""
 BUDGETS = "coe:1:budgets"
-"""What keys used today. It does not expire: what does may be evicted when Redis is full, and whoever
-fills it must not get a budget anew."""
+"""What keys used today. It does not expire: what does may be evicted when Redis is full, and
+whoever fills it must not get a budget anew."""
 REQUESTS, TOKENS, BUDGET = "requests", "tokens", "active-b-tokens"
 PERIOD_S = {REQUESTS: 60, TOKENS: 60, BUDGET: 86_400}
 
@@ -150,7 +150,9 @@ class Limits:
         headers = {}
         for name, limit in limits.items():
             headers[f"x-ratelimit-limit-{name}"] = f"{limit:.15g}"
-            headers[f"x-ratelimit-remaining-{name}"] = f"{max(0.0, limit - used[name]):.15g}"
+            headers[f"x-ratelimit-remaining-{name}"] = (
+                f"{round(max(0.0, limit - used[name]), 6):.15g}"
+            )
             headers[f"x-ratelimit-reset-{name}"] = f"{_left_s(name, now_s)}s"
         return headers
 

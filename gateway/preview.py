@@ -54,12 +54,15 @@ def print_preview(shown: dict[str, Any]) -> None:
 
 
 def _print_category(console: Console, shown: dict[str, Any]) -> None:
+    ranked = sorted(shown["probabilities"].items(), key=lambda item: -item[1])
+    likeliest = ranked[0][0]
+    of = "" if likeliest == shown["category"] else f"{escape(likeliest)} "
     console.print(
-        f"[bold]{escape(shown['category'])}[/] ({shown['confidence']:.1%}, {shown['reason']}) "
+        f"[bold]{escape(shown['category'])}[/] ({of}{shown['confidence']:.1%}, {shown['reason']}) "
         f"-> [bold]{shown['expert']}[/]"
     )
     table = Table(box=None, show_header=False)
-    for category, probability in sorted(shown["probabilities"].items(), key=lambda item: -item[1]):
+    for category, probability in ranked:
         table.add_row(escape(category), f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
     console.print(table)
 

@@ -51,6 +51,8 @@ async def answer(request: Request, dialect: Dialect) -> Response:
         step_done("receive")
         timeout_s = read_timeout_s(headers)
     except GatewayError as error:
+        if (over_limit := getattr(request.state, "caller", None)) is not None:
+            refused.tenant, refused.key_id = over_limit.tenant, over_limit.key_id
         refused.status, refused.outcome = error.status, error.code or error.type
         services.ledger.write(refused)
         raise

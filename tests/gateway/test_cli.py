@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -147,6 +148,21 @@ def test_route_of_a_front_ends_own_prompt_says_that_nothing_was_classified() -> 
     shown = run("route", prompt, "--config", str(REPO / "experts.yaml"))
     assert shown.exit_code == 0
     assert shown.output.startswith("background -> ")
+
+
+def test_route_of_a_prompt_that_fits_no_expert_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("x " * 40_000)
+    shown = run("route", "--file", str(path), "--config", str(REPO / "experts.yaml"))
+    assert shown.exit_code == 2
+    assert "characters" in shown.output
+
+
+def test_route_of_what_the_router_is_unsure_of_names_the_likeliest_category(tmp_path: Path) -> None:
+    experts = [{"name": "general", "base_url": NOBODY_URL}]
+    config = write_experts(tmp_path / "e.yaml", experts, {}, min_confidence=1)
+    shown = run("route", CODING, "--config", str(config))
+    assert re.match(r"general \(coding \d+\.\d%, low_confidence\) -> general", shown.output)
 
 
 def test_route_of_an_empty_prompt_still_decides() -> None:

@@ -62,6 +62,14 @@ def ask(gateway: Gateway, key: str | None, model: str = "big", **headers: str) -
     return gateway.post("/v1/chat/completions", json=body, headers=headers)
 
 
+def test_what_is_over_a_limit_is_booked_under_its_tenant(gateway: Gateway) -> None:
+    made = create(gateway, tenant="over", requests_per_min=1)
+    answers = [ask(gateway, made["key"]) for _ in range(3)]  # a minute may end in between
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    line = gateway.logged(refused.headers["x-request-id"])
+    assert (line["tenant"], line["key_id"], line["status"]) == ("over", made["id"], 429)
+
+
 # the command line
 
 
