@@ -114,7 +114,7 @@ def _left_out(
 
 
 def _of_sizes(table: ScoreTable, sizes: Path, price_of: PriceOf) -> _Problem:
-    scored, pool = _scored(table, read_sizes(sizes, price_of), str(sizes))
+    scored, pool = _scored(table, read_sizes(sizes, price_of), str(sizes), price_of)
     categories = tuple(sorted({name for name in table.categories if name is not None}))
     return _Problem(scored, pool, categories, one_hot(scored.categories, categories))
 
@@ -124,7 +124,7 @@ def _of_registry(
 ) -> _Problem:
     required = (registry.general.name,)
     pool = _pool_of(registry, COST_COLUMNS[price_of])
-    scored, pool = _scored(table, pool, registry.path.name, required)
+    scored, pool = _scored(table, pool, registry.path.name, price_of, required)
     router = load_router(registry.router_path)
     categories = router.categories_
     members = one_hot(scored.categories, categories)
@@ -185,8 +185,17 @@ def _pool_of(registry: ExpertRegistry, cost: str) -> Pool:
     )
 
 
+def _paid(price_of: PriceOf) -> str:
+    """Return what an expert must tell beside its sizes, for a sentence."""
+    return "" if price_of == "params" else f" and {COST_COLUMNS[price_of]}"
+
+
 def _scored(
-    table: ScoreTable, pool: Pool, source: str, required: Sequence[str] = ()
+    table: ScoreTable,
+    pool: Pool,
+    source: str,
+    price_of: PriceOf,
+    required: Sequence[str] = (),
 ) -> tuple[ScoreTable, Pool]:
     """Return table and pool of the experts that have both scores and sizes."""
     for name in required:
@@ -197,8 +206,8 @@ def _scored(
             )
         if name not in pool.names:
             raise DataError(
-                f"the general expert {name!r} is always kept, so its sizes, and what is paid for, "
-                f"must be in {source}; they are not. Add them, or make another one general"
+                f"the general expert {name!r} is always kept, so its sizes{_paid(price_of)} must "
+                f"be in {source}; they are not. Add them, or make another one general"
             )
     names = [name for name in pool.names if name in table.experts]
     if not names:

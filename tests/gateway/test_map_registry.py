@@ -129,6 +129,13 @@ def test_the_general_expert_must_be_scored(tmp_path: Path, shipped: Path) -> Non
     assert "the general expert 'general' is always kept" in " ".join(done.output.split())
 
 
+def test_the_general_expert_must_tell_what_is_paid_for(tmp_path: Path, shipped: Path) -> None:
+    done = run(str(shipped_scores(tmp_path)), "--config", str(shipped), "--price-of", "latency")
+    assert done.exit_code == 2
+    told = " ".join(done.output.split())
+    assert "its sizes and latency_s must be in experts.yaml; they are not" in told
+
+
 def test_a_table_without_default_is_refused(shipped: Path) -> None:
     head = shipped.read_text().partition("\nmapping:")[0]
     shipped.write_text(f"{head}\nmapping:\n  table: mapping.json\n  presets: {{small: 1}}\n")
