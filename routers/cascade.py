@@ -24,6 +24,7 @@ from routers.tempered import content_version
 _MOST_CHANGED = 0.0075
 """Share of the prompts that may get another category from the cheap router than from both."""
 _LEAST_DOUBT = 1e-4
+"""Added to how unsure the cheap router is, so that its logarithm is finite."""
 _MAX_ITERATIONS = 1000
 _LABEL_SHARE = 0.3
 """Weight of the labels in what the cheap router learns, beside the strong router's answers."""
@@ -127,7 +128,7 @@ class CascadeRouter:
         -------
         ndarray of bool, shape (n_texts,)
         """
-        return np.asarray(cheap.max(axis=1) < self.escalate_below[cheap.argmax(axis=1)])
+        return _below(cheap, self.escalate_below)
 
     @property
     def encoder_digest(self) -> str:
@@ -166,10 +167,10 @@ class CascadeRouter:
         truth = label_indices(labels, self.categories_)
         mean = Mean.fit(cheap, strong, truth, weights)
         both = mean.of(cheap, strong)
-        self.escalate_below = choose_escalation(cheap, both, weights)
-        unsure = self.needs_strong(cheap)
+        escalate_below = choose_escalation(cheap, both, weights)
+        unsure = _below(cheap, escalate_below)
         escalated = float(unsure.mean()) if len(unsure) else 1.0
-        self._set_calibration(self.escalate_below, escalated, mean)
+        self._set_calibration(escalate_below, escalated, mean)
         return np.where(unsure[:, np.newaxis], both, cheap)
 
     def write(self, folder: Path) -> dict[str, Any]:
@@ -237,6 +238,11 @@ class CascadeRouter:
             self.speller.digest,
             repr((self.escalate_below.tolist(), escalated, mean)),
         )
+
+
+def _below(rows: FloatArray, thresholds: FloatArray) -> BoolArray:
+    """Say of each row whether its likeliest category is less likely than its threshold."""
+    return np.asarray(rows.max(axis=1) < thresholds[rows.argmax(axis=1)])
 
 
 def _mixed(texts: Sequence[str], targets: FloatArray, rng: Random) -> tuple[list[str], FloatArray]:

@@ -31,6 +31,21 @@ def shipped(tmp_path: Path) -> Path:
     return path
 
 
+def registry_of(folder: Path, upstream: UpstreamServer, sizes: dict[str, float]) -> Path:
+    """Write a registry of experts of these sizes, in 10^9 parameters."""
+    experts = [
+        {
+            "name": name,
+            "model": "ok",
+            "base_url": upstream.base_url,
+            "active_params_b": size,
+            "total_params_b": size,
+        }
+        for name, size in sizes.items()
+    ]
+    return write_experts(folder / "experts.yaml", experts, {}, min_confidence=0)
+
+
 def shipped_scores(folder: Path) -> Path:
     categories = read_card(REPO / "routers/default").categories
     rates = {
@@ -153,17 +168,7 @@ def test_a_misspelt_key_of_a_table_is_suggested(shipped: Path) -> None:
 def test_the_gateway_routes_by_the_solved_map(upstream: UpstreamServer, tmp_path: Path) -> None:
     categories = read_card(REPO / "routers/default").categories
     sizes = {"small": 1.0, "big": 70.0, "maths": 7.0}
-    experts = [
-        {
-            "name": name,
-            "model": "ok",
-            "base_url": upstream.base_url,
-            "active_params_b": size,
-            "total_params_b": size,
-        }
-        for name, size in sizes.items()
-    ]
-    config = write_experts(tmp_path / "experts.yaml", experts, {}, min_confidence=0)
+    config = registry_of(tmp_path, upstream, sizes)
     rates = {name: RATES["math" if name == "coding" else "chat"] for name in categories}
     scores = write_scores(tmp_path / "scores.jsonl", score_lines(rates))
     solved(str(scores), "--config", str(config), "--plain", "--preset", "tiny=0.5", "--write")
@@ -190,17 +195,7 @@ def test_what_is_written_keeps_to_the_cap_and_is_what_is_reported(
     upstream: UpstreamServer, tmp_path: Path
 ) -> None:
     sizes = {"small": 1.0, "big": 10.0}
-    experts = [
-        {
-            "name": name,
-            "model": "ok",
-            "base_url": upstream.base_url,
-            "active_params_b": size,
-            "total_params_b": size,
-        }
-        for name, size in sizes.items()
-    ]
-    config = write_experts(tmp_path / "experts.yaml", experts, {}, min_confidence=0)
+    config = registry_of(tmp_path, upstream, sizes)
     categories = read_card(REPO / "routers/default").categories
     rates = {
         category: {"small": (0.5, 0.85)[at % 2], "big": 0.9}
