@@ -14,6 +14,8 @@ from routers.metrics import Answers, f1_by_category, is_general
 
 _RESAMPLES = 1_000
 _LEVEL = (2.5, 97.5)
+_Z = 1.959964
+"""Standard errors on either side of 95%."""
 
 
 def evaluate(router: Router, rows: Sequence[Row], seed: int) -> dict[str, Any]:
@@ -38,7 +40,7 @@ def evaluate(router: Router, rows: Sequence[Row], seed: int) -> dict[str, Any]:
 
     References
     ----------
-    Percentile bootstrap over prompts (Efron and Tibshirani 1993).
+    Percentile bootstrap over prompts (Efron and Tibshirani 1993); see also `with_intervals`.
     """
     labels = [row.category for row in rows]
     unknown = sorted(set(labels) - set(router.categories_))
@@ -66,7 +68,15 @@ def evaluate(router: Router, rows: Sequence[Row], seed: int) -> dict[str, Any]:
 def with_intervals(
     answers: Answers, metrics: Callable[[Answers], Mapping[str, float]], seed: int
 ) -> dict[str, Any]:
-    """Return metrics of answers, each followed by its 95% bootstrap interval ``<name>_ci95``."""
+    """Return metrics of answers, each followed by its 95% bootstrap interval ``<name>_ci95``.
+
+    Resamples of answers that are all right are all right too: a metric that is 0 or 1 in each of
+    them gets the interval of a share of as many answers.
+
+    References
+    ----------
+    Wilson score interval (doi:10.1080/01621459.1927.10502953).
+    """
     rng = np.random.default_rng(seed)
     n = len(answers)
     resampled = [metrics(answers[rng.integers(n, size=n)]) for _ in range(_RESAMPLES)]
@@ -74,6 +84,10 @@ def with_intervals(
     for name, value in metrics(answers).items():
         found[name] = value
         low, high = np.percentile([one[name] for one in resampled], _LEVEL)
+        if low == high and value in {0.0, 1.0}:
+            taken = int(answers.kept.sum()) if name == "covered_accuracy" else n
+            miss = _Z**2 / (taken + _Z**2)
+            low, high = (0.0, miss) if value == 0.0 else (1.0 - miss, 1.0)
         found[f"{name}_ci95"] = [float(low), float(high)]
     return found
 

@@ -19,10 +19,11 @@ from gateway.discovery import read_models
 from gateway.dispatch import refuse_failure
 from gateway.errors import ConfigError, ExpertError, ExpertUnavailableError
 from gateway.experts import Expert, ExpertRegistry, check_keys
-from gateway.inspection import console_for_tables, running_experts
+from gateway.inspection import running_experts
 from gateway.protocol import CHAT
 from gateway.relay import StreamRelay, read_body
 from gateway.supervisor.plan import run_folder
+from gateway.tables import console_for_tables
 
 LIST_TIMEOUT_S = 5.0
 _PROMPT_TOKENS = 128

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from gateway.backends.chosen import ChosenBackend
@@ -21,8 +20,8 @@ from gateway.errors import ExpertError
 from gateway.experts import Expert, ExpertRegistry
 from gateway.supervisor.plan import expert_specs, process_of
 from gateway.supervisor.supervisor import Supervisor, read_states
+from gateway.tables import console_for_tables
 
-_PIPE_COLUMNS = 400
 START_TIMEOUT_S = 900.0
 """Longest wait for a local model, in seconds: vLLM may have to download and to compile it."""
 
@@ -75,14 +74,6 @@ def print_registry(shown: dict[str, Any]) -> None:
     console.print(f"resident: {shown['resident_params_b']:g} B; general: {shown['general']}")
     if shown["unknown_weights"]:
         console.print(f"size unknown, not counted: {', '.join(shown['unknown_weights'])}")
-
-
-def console_for_tables() -> Console:
-    """Return standard output; a file or a pipe gets the rows of a table in a line each."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PIPE_COLUMNS
-    return console
 
 
 def _size(params_b: float | None) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -22,6 +24,19 @@ _url_option = click.option(
     help="Where the gateway is.",
 )
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+
+
+def _amount(_ctx: click.Context, _option: click.Parameter, given: str | None) -> float | None:
+    """Return what may be counted up to: above 0, and neither nan nor infinite."""
+    if given is None:
+        return None
+    try:
+        amount = float(given)
+    except ValueError:
+        amount = math.nan
+    if not 0 < amount < math.inf:
+        raise click.BadParameter(f"it must be a number above 0, such as 5e6; got {given!r}")
+    return amount
 
 
 @click.group()
@@ -47,13 +62,12 @@ Examples:
 @click.option("--tokens-per-min", type=click.IntRange(1), help="Most tokens. [no limit]")
 @click.option(
     "--active-b-tokens-per-day",
-    type=click.FloatRange(0, min_open=True),
+    metavar="NUMBER",
+    callback=_amount,
     help="Budget: 10^9 active parameters x tokens of prompt and answer; 1,000 tokens of a 7 B "
     "expert take 7,000. [no limit]",
 )
-@click.option(
-    "--expires-in-days", type=click.FloatRange(0, min_open=True), help="Validity. [no limit]"
-)
+@click.option("--expires-in-days", metavar="NUMBER", callback=_amount, help="Validity. [no limit]")
 @_url_option
 @_json_option
 def create_key(
@@ -94,19 +108,21 @@ def list_keys(url: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(shown))
         return
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
+    from gateway.tables import console_for_tables
+
+    console = console_for_tables()
+    between = "\n" if console.is_terminal else "; "
     table = Table(box=None)
-    limits_shown = ("requests per min", "tokens per min", "10^9 x tokens per day")
-    for heading in ("id", "tenant", "models", *limits_shown, "expires"):
-        table.add_column(heading, overflow="fold", no_wrap=heading == "id")
+    for heading in ("id", "tenant", "models", "limits"):
+        table.add_column(heading, overflow="fold", no_wrap=heading in {"id", "limits"})
     for key in shown["keys"]:
-        limits = ("requests_per_min", "tokens_per_min", "active_b_tokens_per_day")
         models = ", ".join(key["models"] or ["any"])
-        numbers = ("-" if key[name] is None else f"{key[name]:,.15g}" for name in limits)
-        table.add_row(key["id"], key["tenant"], models, *numbers, _date(key["expires_at"]))
-    Console(markup=False, emoji=False).print(table)
+        cells = (key["id"], key["tenant"], models, between.join(_limits(key)) or "-")
+        table.add_row(*map(Text, cells))
+    console.print(table)
 
 
 @keys.command(
@@ -126,11 +142,19 @@ def revoke_key(key_id: str, url: str, as_json: bool) -> None:
     click.echo(json.dumps(done) if as_json else f"revoked {key_id}")
 
 
-def _date(at: float | None) -> str:
-    if at is None:
-        return "-"
-    ended = " (expired)" if at <= time.time() else ""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(at)) + ended
+def _limits(key: Mapping[str, Any]) -> Iterator[str]:
+    """Say what a key is limited to; B is 10^9 active parameters."""
+    units = {
+        "requests_per_min": "requests a minute",
+        "tokens_per_min": "tokens a minute",
+        "active_b_tokens_per_day": "B x tokens a day",
+    }
+    for name, unit in units.items():
+        if key[name] is not None:
+            yield f"{key[name]:,.15g} {unit}"
+    if (at := key["expires_at"]) is not None:
+        began = "expired" if at <= time.time() else "until"
+        yield time.strftime(f"{began} %Y-%m-%d %H:%M UTC", time.gmtime(at))
 
 
 def _call(method: str, url: str, body: object = None) -> dict[str, Any]:

@@ -39,8 +39,10 @@ MOST_REMEMBERED = 10_000
 _SECRET_BYTES = 32
 _ID_BYTES = 6
 
-Count = Annotated[int, Meta(ge=1, le=2**53)]
-Amount = Annotated[float, Meta(gt=0, le=2**53)]
+MOST = 2**53
+"""Of what a key is limited to: JSON holds no larger whole number for certain."""
+Count = Annotated[int, Meta(ge=1, le=MOST)]
+Amount = Annotated[float, Meta(gt=0, le=MOST)]
 
 
 class KeyWish(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -87,7 +87,7 @@ def run_map(
     if problem.members.sum() == 0:
         raise DataError("no prompt of the score table has a category. Add them, or use --config")
     found = estimate(problem.table.scores, problem.members, problem.categories, problem.pool.names)
-    share = found.share if weights is None else _share(weights, problem.categories)
+    share, gone = (found.share, ()) if weights is None else _share(weights, problem.categories)
 
     def solve_keeping(required: Collection[str]) -> SolvedMap:
         return solve_map(found, share, problem.pool, prices, limits, required, price_of)
@@ -98,7 +98,7 @@ def run_map(
     if write:
         write_mapping(registry, solved.mapping)
     left_out = _left_out(table, problem.pool, registered, price_of)
-    return replace(solved, warnings=(*solved.warnings, *left_out))
+    return replace(solved, warnings=(*solved.warnings, *left_out, *gone))
 
 
 def _left_out(
@@ -218,14 +218,22 @@ def _scored(
     return table.of_experts(names), pool.only(names)
 
 
-def _share(path: Path, categories: Sequence[str]) -> FloatArray:
-    """Read how much each category weighs, by hand or as counted; one left out weighs nothing."""
+def _share(path: Path, categories: Sequence[str]) -> tuple[FloatArray, Sequence[str]]:
+    """Read how much each category weighs, by hand or as counted; one left out weighs nothing.
+
+    Also says what was counted of categories that a router before this one had.
+    """
+    gone: Sequence[str] = ()
     try:
         weights = json.loads(path.read_text(encoding="utf-8"))
-        if "by_category" in weights:
+        is_counted = "by_category" in weights
+        if is_counted:
             weights = {name: one["requests"] for name, one in weights["by_category"].items()}
         unknown = [name for name in weights if name not in categories]
-        if unknown:
+        if unknown and is_counted and len(unknown) < len(weights):
+            told = ", ".join(f"{name} ({weights[name]})" for name in unknown)
+            gone = [f"left out of {path.name}, requests of categories that there are not: {told}"]
+        elif unknown:
             raise ValueError(f"unknown categories {', '.join(unknown)}")
         share = np.array([float(weights.get(name, 0.0)) for name in categories])
         if not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
@@ -235,7 +243,7 @@ def _share(path: Path, categories: Sequence[str]) -> FloatArray:
             f"{path} must be JSON {{category: number}} over {', '.join(categories)}, or what "
             f"/admin/stats returned; got {error}"
         ) from error
-    return np.asarray(share / share.sum())
+    return np.asarray(share / share.sum()), gone
 
 
 def write_mapping(registry: ExpertRegistry, mapping: ScoredMapping) -> None:

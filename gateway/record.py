@@ -132,7 +132,10 @@ class Record:
             self.prompt_tokens = reading.usage.prompt_tokens
             self.completion_tokens = reading.usage.completion_tokens
             self.usage = "reported"
-            if reading.finish_reason is None:  # counted before its end
+            if whole and reading.is_partial:
+                self.completion_tokens += estimate_answer_tokens(whole, after=1)
+                self.usage = "estimated"
+            elif reading.finish_reason is None or reading.is_partial:  # counted before its end
                 self.completion_tokens = max(self.completion_tokens, reading.chunks)
         elif said := reading.chunks or estimate_answer_tokens(whole):
             self.prompt_tokens = estimate_tokens(request)

@@ -37,6 +37,7 @@ class _Answer(msgspec.Struct):
     id: Any = None
     choices: list[_Choice] | None = None
     usage: Raw = Raw(b"null")
+    timings: Raw = Raw(b"null")
     error: Any = None
     data: Raw = Raw(b"null")
 
@@ -61,11 +62,15 @@ class Reading:
         did.
     chunks : int
         Streamed events that say something: about the completion tokens, where `usage` is None.
+    is_partial : bool
+        Whether `usage` may lack choices: of a stream those that have not finished, of a whole
+        answer all but the first one.
     """
 
     usage: Usage | None = None
     finish_reason: str | None = None
     chunks: int = 0
+    is_partial: bool = False
 
 
 def read_body(body: bytes) -> Reading:
@@ -81,7 +86,8 @@ def read_body(body: bytes) -> Reading:
         raise ExpertError("The expert's answer holds no choices.")
     reasons = [choice.finish_reason for choice in answer.choices]
     odd = (reason for reason in reasons if reason != "stop")
-    return Reading(read_usage(answer.usage), next(odd, "stop"))
+    is_partial = len(reasons) > 1 and _counts_one_choice(answer)
+    return Reading(read_usage(answer.usage), next(odd, "stop"), is_partial=is_partial)
 
 
 def read_embeddings(body: bytes) -> Reading:
@@ -97,6 +103,11 @@ def _whole(body: bytes) -> _Answer:
         return _decode_answer(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExpertError(f"The expert's answer is not a valid completion: {error}.") from error
+
+
+def _counts_one_choice(answer: _Answer) -> bool:
+    """Whether its usage is one choice's: llama.cpp counts so, and alone sends its timings."""
+    return bytes(answer.timings) not in _NONE
 
 
 def told_failure(told: bytes) -> ExpertError:
@@ -148,6 +159,7 @@ class StreamRelay:
         self._id: Any = None
         self._resumed = False
         self._earlier_tokens = 0
+        self._choices_tokens = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes to send on for the bytes that came; look at `failure` after it."""
@@ -223,7 +235,10 @@ class StreamRelay:
         usage = read_usage(answer.usage)
         if usage is None:
             return None
-        return Usage(usage.prompt_tokens, usage.completion_tokens + self._earlier_tokens)
+        said = usage.completion_tokens
+        if _counts_one_choice(answer):  # the others have usages of their own
+            said = self._choices_tokens = self._choices_tokens + said
+        return Usage(usage.prompt_tokens, said + self._earlier_tokens)
 
     def _note_chunk(self, answer: _Answer, usage: Usage | None) -> None:
         self._id = self._id or answer.id
@@ -235,6 +250,7 @@ class StreamRelay:
                 self._read_delta(index, choice.delta)
             elif choice.text is not None:  # of a text completion
                 self._read_delta(index, _Delta(choice.text))
+        self.reading.is_partial = self.reading.usage is not None and self._begun != self._finished
 
     def _note_finish(self, index: int, reason: str | None) -> None:
         self._begun.add(index)
@@ -267,7 +283,7 @@ class StreamRelay:
             chunk["id"] = self._id
             for choice in chunk.get("choices") or []:
                 (choice.get("delta") or {}).pop("role", None)
-        if usage is not None and self._earlier_tokens:
+        if usage is not None and (self._earlier_tokens or self._choices_tokens):
             total = usage.prompt_tokens + usage.completion_tokens
             counts = {"completion_tokens": usage.completion_tokens, "total_tokens": total}
             chunk["usage"] = {**chunk["usage"], **counts}

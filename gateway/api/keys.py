@@ -17,12 +17,23 @@ from gateway.errors import (
     KeysUnavailableError,
     NotFoundError,
 )
-from gateway.keys import KeyWish
+from gateway.keys import MOST, KeyWish
 from gateway.services import Services, services_of
 
 router = APIRouter(prefix="/admin/keys")
 
 MOST_BODY_BYTES = 100_000
+_COUNT, _AMOUNT = f"a whole number from 1 to {MOST}", f"a number above 0, at most {MOST}"
+_ALLOWED = {
+    "tenant": "1 to 64 of the letters a to z and A to Z, digits, '.', '_' and '-', and begin with "
+    "a letter or a digit",
+    "models": "a list of one model or more",
+    "requests_per_min": _COUNT,
+    "tokens_per_min": _COUNT,
+    "active_b_tokens_per_day": _AMOUNT,
+    "expires_in_s": _AMOUNT,
+}
+"""Fields of a `KeyWish` -> what they may be."""
 _BODY = {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}
 
 
@@ -61,7 +72,10 @@ async def revoke_key(request: Request, key_id: str) -> dict[str, Any]:
 
 def _read(body: bytes, services: Services) -> KeyWish:
     try:
-        wish = msgspec.json.decode(body, type=KeyWish)
+        sent = msgspec.json.decode(body)
+        wish = msgspec.convert(sent, KeyWish)
+    except msgspec.ValidationError as error:
+        raise _wish_error(sent, str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequestError(f"The key cannot be made: {error}.") from error
     composition = services.composition
@@ -72,6 +86,17 @@ def _read(body: bytes, services: Services) -> KeyWish:
                 f"'models' must be among {', '.join(allowed)}; got {model[:80]!r}.", param="models"
             )
     return wish
+
+
+def _wish_error(sent: dict[str, object], problem: str) -> InvalidRequestError:
+    """Name the field at fault, what it may be and what came."""
+    field = problem.rpartition("`$.")[2].rstrip("`").partition("[")[0]
+    if field not in _ALLOWED:
+        return InvalidRequestError(
+            f"The key cannot be made: {problem}. Fields are {', '.join(_ALLOWED)}."
+        )
+    came = repr(sent[field])[:80]
+    return InvalidRequestError(f"'{field}' must be {_ALLOWED[field]}; got {came}.", param=field)
 
 
 @contextmanager

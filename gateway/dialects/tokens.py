@@ -31,10 +31,16 @@ def estimate_tokens(request: ChatRequest) -> int:
     )
 
 
-def estimate_answer_tokens(body: bytes) -> int:
-    """Return about how many tokens a whole completion holds; 0 where it cannot be read."""
+def estimate_answer_tokens(body: bytes, after: int = 0) -> int:
+    """Return about how many tokens a whole completion holds; 0 where it cannot be read.
+
+    Parameters
+    ----------
+    after : int
+        Choices at its beginning that are left out.
+    """
     try:
         choices = read_answer(body).choices or ()
     except ExpertError:
         return 0
-    return math.ceil(sum(choice.n_chars for choice in choices) / LIKELY_CHARS_PER_TOKEN)
+    return math.ceil(sum(choice.n_chars for choice in choices[after:]) / LIKELY_CHARS_PER_TOKEN)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,6 +24,8 @@ from gateway.supervisor.weights import find_weights
 CACHE_MAX_MB = 64
 MOST_DIR_CHARS = 64
 """A Unix socket's path has at most 107 bytes; the names of the folder and of the socket take 31."""
+_LOCKED = "locked"
+"""A file in a run folder, there from when the folder is locked."""
 EXPERT, WORKER = "expert:", "worker:"
 """How the names of the children begin."""
 
@@ -32,7 +34,8 @@ EXPERT, WORKER = "expert:", "worker:"
 def run_folder() -> Iterator[Path]:
     """Lend a new private folder for sockets; in ``/tmp`` when ``TMPDIR`` is too long for them.
 
-    It is locked meanwhile, so that systemd-tmpfiles does not take its files for old ones.
+    It is locked meanwhile, so that systemd-tmpfiles does not take its files for old ones. Those
+    that killed gateways left there go first.
 
     References
     ----------
@@ -40,14 +43,29 @@ def run_folder() -> Iterator[Path]:
     """
     wanted = tempfile.gettempdir()
     parent = wanted if len(wanted) <= MOST_DIR_CHARS else "/tmp"  # noqa: S108
+    for left in Path(parent).glob("coe-????????"):
+        _remove_unless_used(left)
     folder = Path(tempfile.mkdtemp(prefix="coe-", dir=parent))
     lock = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
+        (folder / _LOCKED).touch()
         yield folder
     finally:
         os.close(lock)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_unless_used(folder: Path) -> None:
+    """Remove a run folder of ours whose lock nobody holds: the kernel frees that of a dead one."""
+    with suppress(OSError):  # it is locked, another user's, no folder, or gone
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(lock).st_uid == os.getuid() and (folder / _LOCKED).exists():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def process_of(expert: Expert) -> str:

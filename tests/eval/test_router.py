@@ -51,6 +51,21 @@ def test_every_metric_has_its_interval(folder: Path, data: Path) -> None:
     assert low < high
 
 
+def test_a_few_answers_that_are_all_right_are_no_certainty(folder: Path, tmp_path: Path) -> None:
+    rows = [row for row in toy_rows()[::14] if row.category == "coding"]
+    found = json.loads(run(folder, write_lines(tmp_path / "few.jsonl", rows), "--json").stdout)
+    n, source = found["n"], found["per_source"]["toy_coding"]
+    assert found["accuracy"] == source["accuracy"] == 1
+    assert 1 < n < 12
+    low = n / (n + 1.959964**2)
+    for interval in (found["accuracy_ci95"], found["macro_f1_ci95"], source["accuracy_ci95"]):
+        assert interval == pytest.approx([low, 1])
+    wrong = [{"prompt": row.prompt, "category": "physics"} for row in rows]
+    found = json.loads(run(folder, write_lines(tmp_path / "few.jsonl", wrong), "--json").stdout)
+    assert found["accuracy"] == 0
+    assert found["accuracy_ci95"] == pytest.approx([0, 1 - low])
+
+
 def test_a_label_the_router_does_not_know_is_wrong(folder: Path, data: Path) -> None:
     found = json.loads(run(folder, data, "--json").stdout)
     assert found["unknown_categories"] == ["physics"]

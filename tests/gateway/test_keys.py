@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -111,18 +112,51 @@ def test_the_key_alone_is_on_standard_output(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
-        ({"tenant": "a b"}, "matching regex"),
-        ({"tenant": "a\n"}, "matching regex"),
-        ({"model": ["x"]}, "unknown field `model`"),
+        ({"tenant": "a b"}, "'.', '_' and '-', and begin with a letter or a digit; got 'a b'."),
+        ({"tenant": "a\n"}, r"'tenant' must be 1 to 64 of the letters"),
+        ({"model": ["x"]}, "unknown field `model`. Fields are tenant, models, requests_per_min"),
+        ({"models": []}, "'models' must be a list of one model or more; got []"),
+        ({"models": [1]}, "'models' must be a list of one model or more; got [1]"),
         ({"models": ["x"]}, "'models' must be among auto, big, unsized; got 'x'"),
-        ({"requests_per_min": 0}, "`int` >= 1"),
-        ({"active_b_tokens_per_day": -1}, "`float` > 0"),
+        ({"requests_per_min": 0}, "'requests_per_min' must be a whole number from 1 to 90071"),
+        ({"active_b_tokens_per_day": -1}, "per_day' must be a number above 0, at most 900719"),
     ],
 )
 def test_a_wrong_wish_is_refused(gateway: Gateway, wish: dict[str, Any], message: str) -> None:
     answer = admin(gateway, "POST", json={"tenant": "team-a", **wish})
     assert answer.status_code == 400
     assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{", b'{"tenant": 1', b'{"tenant": ' + b"[" * 50_000])
+def test_what_is_no_wish_is_refused(gateway: Gateway, body: bytes) -> None:
+    answer = admin(gateway, "POST", content=body)
+    assert answer.status_code == 400
+    assert "The key cannot be made" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("budget", ["nan", "inf", "-1", "0", "much"])
+def test_a_budget_that_cannot_be_is_refused(budget: str) -> None:
+    args = ["keys", "create", "--tenant", "a", "--active-b-tokens-per-day", budget]
+    shown = CliRunner().invoke(coe, args)
+    assert shown.exit_code == 2
+    assert f"must be a number above 0, such as 5e6; got '{budget}'" in shown.output
+
+
+def test_keys_are_listed_in_80_columns(gateway: Gateway) -> None:
+    ends = {"expires_in_s": 30 * 86_400}
+    limits = {"requests_per_min": 60, "tokens_per_min": 5 * 10**6, "active_b_tokens_per_day": 5e8}
+    key = create(gateway, tenant="team-in-berlin", models=["auto", "big"], **limits, **ends)
+    environ = {"COE_ADMIN_KEY": ADMIN_KEY, "TTY_COMPATIBLE": "1", "COLUMNS": "80"}
+    args = ["keys", "list", "--url", gateway.url]
+    shown = CliRunner().invoke(coe, args, env={**environ, "NO_COLOR": "1"}).stdout
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    at = next(index for index, line in enumerate(lines) if key["id"] in line)
+    assert lines[at].split()[1:4] == ["team-in-berlin", "auto,", "big"]
+    told = [line.strip() for line in lines[at + 1 : at + 4]]
+    assert lines[at].rstrip().endswith("60 requests a minute")
+    assert told[:2] == ["5,000,000 tokens a minute", "500,000,000 B x tokens a day"]
+    assert re.fullmatch(r"until 20\d\d-\d\d-\d\d \d\d:\d\d UTC", told[2])
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://127.0.0.1:1/v1"])

@@ -148,6 +148,15 @@ def test_a_client_that_leaves_before_the_count_pays_for_its_prompt(gateway: Gate
     assert line["prompt_tokens"] > 3000
 
 
+def test_choices_that_have_not_finished_count_too(gateway: Gateway) -> None:
+    finished = chat_stream({"content": "Hi."})[:-1]  # six tokens
+    others = [part.replace('"index": 0', '"index": 1') for part in chat_stream({"content": "No"})]
+    prompt = script(stream=[*finished, *others[:1] * 9], cut=True)
+    answer = ask(gateway, "chat/completions", prompt, n=2, stream=True)
+    line = gateway.logged(answer.headers["x-request-id"])
+    assert (line["outcome"], line["completion_tokens"]) == ("cut", 10)
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_what_an_expert_says_of_its_failure_is_not_logged(gateway: Gateway, path: str) -> None:
     secret = f"the prompt was {uuid4().hex}"

@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -200,6 +202,29 @@ def test_its_folder_is_locked_against_the_cleaning_of_old_files_and_goes_with_it
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(other)
     assert not folder.exists()
+
+
+def test_a_killed_process_leaves_its_folder_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as parent:
+        monkeypatch.setattr(tempfile, "tempdir", parent)
+        program = "from gateway.supervisor.plan import run_folder\nimport os, sys\n"
+        program += "with run_folder() as folder: print(folder, flush=True); sys.stdin.read()"
+        command, environ = [sys.executable, "-c", program], {**os.environ, "TMPDIR": parent}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True
+        ) as other:
+            assert other.stdout is not None
+            left = Path(other.stdout.readline().strip())
+            foreign = Path(parent) / "coe-data1234"
+            foreign.mkdir()
+            with run_folder():
+                assert left.is_dir(), "its process lives"
+            other.kill()
+        assert left.is_dir()
+        with run_folder() as mine:
+            assert sorted(Path(parent).iterdir()) == sorted([mine, foreign])
 
 
 def test_a_state_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:

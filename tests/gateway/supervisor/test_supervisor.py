@@ -63,6 +63,28 @@ def test_the_real_model_answers_through_the_expert_of_the_category(
     assert line["usage"] == "reported"
 
 
+CHAT = ("chat/completions", {"messages": [{"role": "user", "content": "Tell me a story."}]})
+TEXT = ("completions", {"prompt": "Once upon a time"})
+
+
+@pytest.mark.parametrize(("path", "asked"), [CHAT, TEXT])
+def test_all_choices_are_counted(gateway: Gateway, path: str, asked: dict[str, Any]) -> None:
+    three = {"model": "general", "n": 3, "max_tokens": 8, "ignore_eos": True}
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    streamed = gateway.post(f"/v1/{path}", json={**asked, **three, **usage})
+    line = gateway.logged(streamed.headers["x-request-id"])
+    assert (line["completion_tokens"], line["usage"]) == (3 * 8, "reported")
+    if path == CHAT[0]:
+        last = streamed.text.split("data: ")[-2]
+        assert json.loads(last)["usage"]["completion_tokens"] == 3 * 8
+
+    whole = gateway.post(f"/v1/{path}", json={**asked, **three})
+    assert len(whole.json()["choices"]) == 3
+    line = gateway.logged(whole.headers["x-request-id"])
+    assert 2 * 8 < line["completion_tokens"] < 6 * 8
+    assert line["usage"] == "estimated"
+
+
 def test_shared_weights_run_once(gateway: Gateway) -> None:
     commands = [" ".join(child.cmdline()) for child in gateway.children()]
     assert len([command for command in commands if LLAMA in command]) == 1

@@ -1,0 +1,15 @@
+"""Where tables for people are printed."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+_PIPE_COLUMNS = 400
+
+
+def console_for_tables() -> Console:
+    """Return standard output; a file or a pipe gets the rows of a table in a line each."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_COLUMNS
+    return console
