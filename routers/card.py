@@ -87,7 +87,13 @@ def _escalation(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scores(scores: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> Iterator[str]:
-    if calibrated is None:
+    if calibrated is None and scores.get("folds"):
+        yield "\n## Scores on the training rows, by routers that had not learned from them\n"
+        origin = (
+            f"Rows are few: each was answered by one of {scores['folds']} routers that learned "
+            f"from the other parts of them. Expect less on other sources."
+        )
+    elif calibrated is None:
         yield "\n## Scores on the hold-out, which was not trained on\n"
         origin = (
             "Most of the hold-out comes from the same sources as the training rows: expect less on "
@@ -97,8 +103,9 @@ def _scores(scores: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> 
         yield "\n## Scores on the prompts that it was calibrated on last\n"
         origin = f"SHA-256 of these prompts: `{calibrated['sha256']}`."
     yield (
-        f"{scores['n']} prompts: accuracy {scores['accuracy']:.3f}, macro-F1 "
-        f"{scores['macro_f1']:.3f}, expected calibration error {scores['ece']:.3f}. "
+        f"{scores['n']} prompts, which temperature and threshold are fitted to: accuracy "
+        f"{scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, expected "
+        f"calibration error {scores['ece']:.3f}. "
         f"{scores['coverage']:.1%} keep their category, with accuracy "
         f"{scores['covered_accuracy']:.3f}. {origin}"
     )

@@ -159,8 +159,13 @@ class CascadeRouter:
         labels: Sequence[str],
         weights: FloatArray,
         progress: Progress = silent,
+        answers: FloatArray | None = None,
     ) -> FloatArray:
         """See `routers.registry.StoredRouter.calibrate`."""
+        if answers is not None:  # before calibration all are the strong router's
+            strong = self.strong.calibrate(texts, labels, weights, progress, answers)
+            self._set_calibration(None, 1.0, Mean())
+            return strong
         read = self._read(texts)
         cheap = self.cheap.calibrate(read, labels, weights, progress)
         strong = self.strong.calibrate(read, labels, weights, progress)

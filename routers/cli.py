@@ -35,6 +35,7 @@ from routers.untrained import TYPES, Plan, untrained_router
 
 _FEWEST_ROWS = 20
 """Fewer prompts say nothing of where a threshold should be."""
+_FOLDS = 5
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
@@ -175,11 +176,16 @@ def train(
 
     It is written as a folder that `router` in experts.yaml names.
     """
-    options = TrainOptions(
-        seed, held_out, max_rows_per_source, max_rows_per_category, _goal(shared)
-    )
     with wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         plan = Plan(type, name, encoder, max_tokens, foreign_category)
+        options = TrainOptions(
+            seed,
+            held_out,
+            0 if plan.is_slow else _FOLDS,
+            max_rows_per_source,
+            max_rows_per_category,
+            _goal(shared),
+        )
         check_target(out)
         if distil is None:
             rows = read_rows(files)
@@ -284,8 +290,9 @@ def _report(folder: Path, card: Card, shared: dict[str, Any]) -> None:
 
 def _show(folder: Path, card: Card) -> None:
     scores = card.training["held_out"]
+    judged = f"{scores['folds']} folds" if scores.get("folds") else "the hold-out"
     table = Table(
-        *("category", "F1 on the hold-out", "prompts", "else mostly taken for"),
+        *("category", f"F1 on {judged}", "prompts", "else mostly taken for"),
         title=f"{card.name}@{card.version} in {folder}",
     )
     for category, counts in zip(card.categories, scores["confusion"], strict=True):
@@ -295,7 +302,8 @@ def _show(folder: Path, card: Card) -> None:
     console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(
-        f"hold-out: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "
+        f"{scores['n']} prompts of {judged}, which temperature and threshold are fitted to: "
+        f"accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "
         f"calibration error {scores['ece']:.3f}; answers that lead general by "
         f"{card.min_margin:.3f} are kept: {scores['coverage']:.1%} of prompts, accuracy "
         f"{scores['covered_accuracy']:.3f}"

@@ -141,6 +141,16 @@ def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], l
     return training, [rows[i] for i in sorted(held)]
 
 
+def dealt(rows: Sequence[Row], n_parts: int, seed: int) -> list[list[int]]:
+    """Deal every category's rows out to parts by `seed`; return the indices of each, none empty."""
+    parts: list[list[int]] = [[] for _ in range(n_parts)]
+    for indices in _groups(rows, lambda row: row.category).values():
+        order = np.random.default_rng(seed).permutation(len(indices))
+        for turn, at in enumerate(order):
+            parts[turn % n_parts].append(indices[at])
+    return [part for part in parts if part]
+
+
 def digest(rows: Iterable[Row]) -> str:
     """Return the SHA-256 of rows in their order."""
     content = hashlib.sha256()
