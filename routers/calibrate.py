@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from routers.arrays import IntArray
-from routers.base import FloatArray, margins
+from routers.base import GENERAL, FloatArray, margins
+from routers.default_data.written import asked_rows
 from routers.metrics import Answers
 from routers.progress import Progress, silent
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FEW_PROMPTS = 140
 """Of fewer prompts a share near 0.9 is not known to 0.05 either way (95%)."""
 _FEW_ROWS = 30
+_SMALL_TALK_EVERY = 8
 _ROUNDING = 1e-9
 """Of a share of a count that is whole: 1 - 0.9 times 10 is a little less than 1."""
 _TEMPERATURES = np.geomspace(0.1, 10.0, 201)
@@ -32,8 +34,8 @@ class Goal:
     """What the threshold is chosen for; all three are shares in [0, 1].
 
     The threshold is the lowest that reaches the aim, but never so high that less than
-    `min_coverage` is kept. With out-of-scope prompts at hand the aim is `out_of_scope`, without
-    them it is `accuracy`.
+    `min_coverage` is kept. With out-of-scope prompts at hand the aim is `out_of_scope`; without
+    them it is `accuracy`, and `out_of_scope` of our own `small_talk`.
 
     Attributes
     ----------
@@ -72,7 +74,7 @@ def calibrate(
     held_out : sequence of Row
         Labelled prompts.
     out_of_scope : sequence of str
-        Prompts that belong to no category; may be empty.
+        Prompts that belong to no category; without them, `small_talk` stands in.
     goal : Goal
     progress : Progress
     unseen : sequence of Row
@@ -103,9 +105,18 @@ def calibrate(
     prompts = [row.prompt for row in rows]
     probabilities = router.calibrate(prompts, labels, weights, progress, answers)
     inside = Answers.of(probabilities, labels, router.categories_, min_margin=0.0)
-    outside = margins(router.predict_proba(out_of_scope), router.categories_)
-    router.min_margin = choose_min_margin(inside, outside, goal)
+    outside = margins(router.predict_proba(out_of_scope or small_talk()), router.categories_)
+    min_margin = choose_min_margin(inside, outside, goal)
+    if not out_of_scope:
+        min_margin = max(min_margin, choose_min_margin(inside, np.empty(0), goal))
+    router.min_margin = min_margin
     return Answers.of(probabilities, labels, router.categories_, router.min_margin)
+
+
+def small_talk() -> list[str]:
+    """Return prompts of everyday life, which few routers have a category for."""
+    prompts = [row.prompt for row in asked_rows() if row.category == GENERAL]
+    return prompts[::_SMALL_TALK_EVERY]
 
 
 def choose_min_margin(inside: Answers, outside: FloatArray, goal: Goal) -> float:

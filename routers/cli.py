@@ -100,7 +100,8 @@ def _goal_options(command: _Command) -> _Command:
             "--out-of-scope",
             "out_of_scope_file",
             type=_PATH,
-            help='JSON lines with a "prompt" of no category, to set the threshold by.',
+            help='JSON lines with a "prompt" of no category, to set the threshold by. '
+            "Without, small talk of ours stands in.",
         ),
         click.option(
             "--min-coverage",
@@ -121,7 +122,7 @@ def _goal_options(command: _Command) -> _Command:
             type=_SHARE,
             default=defaults.accuracy,
             show_default=True,
-            help="Without --out-of-scope: accuracy that the kept categories should have.",
+            help="Without --out-of-scope also: accuracy that the kept categories should have.",
         ),
         click.option(
             "--figure",
@@ -216,7 +217,8 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
         goal = _goal(shared)
         if isinstance(router, LanguageGate) and not any(is_english(row.prompt) for row in rows):
             raise ValueError(f"{folder} routes English: some prompts must be English; got none")
-        answers = calibrate_router(router, rows, _out_of_scope(shared), goal, progress)
+        out_of_scope = _out_of_scope(shared)
+        answers = calibrate_router(router, rows, out_of_scope, goal, progress)
         if len(rows) < _FEWEST_ROWS:
             raise ValueError(
                 f"calibrating takes {_FEWEST_ROWS} prompts or more; got {len(rows)}, and a "
@@ -224,7 +226,12 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
             )
         training = dict(read_card(folder).training)
         training["held_out"] = held_out_report(answers, router.categories_)
-        training["calibrated"] = {"rows": len(rows), "sha256": digest(rows), "goal": asdict(goal)}
+        training["calibrated"] = {
+            "rows": len(rows),
+            "out_of_scope": len(out_of_scope),
+            "sha256": digest(rows),
+            "goal": asdict(goal),
+        }
         card = save_router(router, folder, training)
         _report(folder, card, shared)
 
@@ -308,6 +315,12 @@ def _show(folder: Path, card: Card) -> None:
         f"{card.min_margin:.3f} are kept: {scores['coverage']:.1%} of prompts, accuracy "
         f"{scores['covered_accuracy']:.3f}"
     )
+    facts = card.training.get("calibrated", card.training.get("data", {}))
+    if not facts.get("out_of_scope"):
+        console.print(
+            "the threshold is set by small talk of ours, as --out-of-scope names no prompts; "
+            "--out-of-scope-share 0 leaves it out"
+        )
     if not card.min_margin:
         console.print(
             "note: no prompt is too unsure for its category, so none goes to the general "

@@ -65,7 +65,7 @@ def train(
         Changed in place.
     rows : sequence of Row
     out_of_scope : sequence of str
-        Prompts of no category, for the threshold; may be empty.
+        Prompts of no category, for the threshold; see `routers.calibrate.calibrate`.
     options : TrainOptions
     progress : Progress
     unseen : sequence of Row
@@ -98,6 +98,7 @@ def train(
             "rows_trained": len(training),
             "rows_held_out": 0 if folds else len(judged),
             "rows_of_unseen_sources": len(unseen),
+            "out_of_scope": len(out_of_scope),
             "sha256": data.digest(used),
             "sources": count_sources(used),
         },

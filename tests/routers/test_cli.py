@@ -205,6 +205,7 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
     assert after.training["held_out"]["n"] == 180
     assert after.training["calibrated"] == {
         "rows": 180,
+        "out_of_scope": 5,
         "sha256": digest(toy_rows()),
         "goal": {"min_coverage": 0.5, "out_of_scope": 1.0, "accuracy": 0.95},
     }
