@@ -65,8 +65,7 @@ def _head(card: Card) -> Iterator[str]:
         f"({', '.join(card.categories)}). An average prompt takes "
         f"{1_000 * card.active_params_b:.1f} million parameters."
     )
-    behind_gate = card.settings.get("router", {}).get("settings")
-    yield from _escalation(behind_gate or card.settings)
+    yield from _escalation(settings_behind_gate(card))
     yield (
         f"Answers whose probability leads that of `{GENERAL}` by less than {card.min_margin:.3f} "
         f"go to the general expert."
@@ -75,14 +74,24 @@ def _head(card: Card) -> Iterator[str]:
         yield f"\n{note}"
 
 
+def settings_behind_gate(card: Card) -> Mapping[str, Any]:
+    """Return the settings of a router, or of the one behind a language gate."""
+    settings: Mapping[str, Any] = card.settings.get("router", {}).get("settings", card.settings)
+    return settings
+
+
 def _escalation(settings: Mapping[str, Any]) -> Iterator[str]:
     """Say of a cascade which prompts its cheap router answers."""
-    if "escalated" in settings:
-        below = settings["escalate_below"]
+    if "escalated" not in settings:
+        return
+    least, most = min(settings["escalate_below"]), max(settings["escalate_below"])
+    if least > 1:
+        yield "Its encoder is always asked: few prompts do not tell when its cheap stage errs."
+    else:
         yield (
-            f"Its cheap stage answers alone where it is {min(below):.3f} sure or more, in some "
-            f"categories {max(below):.3f}; for {settings['escalated']:.0%} of the hold-out the "
-            f"encoder was asked too."
+            f"Its cheap stage answers alone where it is {least:.3f} sure or more, in some "
+            f"categories {'never' if most > 1 else f'{most:.3f}'}; for "
+            f"{settings['escalated']:.0%} of the hold-out the encoder was asked too."
         )
 
 

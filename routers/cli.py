@@ -21,7 +21,7 @@ from routers.artifact import check_target, load_router, read_card, save_router
 from routers.base import Router, RouterError
 from routers.calibrate import Goal
 from routers.calibrate import calibrate as calibrate_router
-from routers.card import Card
+from routers.card import Card, settings_behind_gate
 from routers.data import digest, read_prompts, read_rows
 from routers.distil import OpenTeacher, distilled_rows
 from routers.extras import MissingExtraError, import_extra
@@ -36,6 +36,7 @@ from routers.untrained import TYPES, Plan, untrained_router
 _FEWEST_ROWS = 20
 """Fewer prompts say nothing of where a threshold should be."""
 _FOLDS = 5
+_CASCADE_IS_IDLE = 0.95
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
@@ -326,12 +327,25 @@ def _show(folder: Path, card: Card) -> None:
             "note: no prompt is too unsure for its category, so none goes to the general "
             "expert for that; --out-of-scope names prompts that should"
         )
+    escalated = settings_behind_gate(card).get("escalated")
+    if escalated is not None:
+        console.print(f"the encoder is asked for {escalated:.0%} of the prompts{_hint(escalated)}")
     if "latency_ms" in card.training:
         spent = card.training["latency_ms"]
         console.print(
             f"milliseconds at {' / '.join(spent)} words: "
             f"{' / '.join(f'{ms:.1f}' for ms in spent.values())}"
         )
+
+
+def _hint(escalated: float) -> str:
+    """Say what to do where the cheap stage of a cascade hardly ever answers."""
+    if escalated < _CASCADE_IS_IDLE:
+        return ""
+    return (
+        ": the cheap stage saves nothing. Some thousand prompts may tell when it can be trusted; "
+        "with fewer, --type linear is smaller"
+    )
 
 
 def _mistaken(category: str, counts: Sequence[int], card: Card) -> str:

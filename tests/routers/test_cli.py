@@ -317,6 +317,14 @@ def test_a_figure_that_fails_takes_no_report_with_it(data: Path, tmp_path: Path)
     assert "x.png" in result.stderr
 
 
+def test_a_cascade_says_how_often_its_encoder_is_asked(tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "rows.jsonl", toy_rows()[::4])
+    result = run("train", data, "--out", tmp_path / "r", "--type", "cascade", "--max-tokens", 16)
+    shown = " ".join(result.stdout.split())
+    assert "asked for 100% of the prompts: the cheap stage saves nothing" in shown
+    assert "Its encoder is always asked" in (tmp_path / "r" / "README.md").read_text()
+
+
 def test_help_has_examples() -> None:
     for command in ("train", "calibrate"):
         result = run(command, "--help")
