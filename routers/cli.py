@@ -22,7 +22,16 @@ from routers.base import Router, RouterError
 from routers.calibrate import Goal
 from routers.calibrate import calibrate as calibrate_router
 from routers.card import Card, settings_behind_gate
-from routers.data import digest, read_prompts, read_rows
+from routers.data import (
+    DataError,
+    Row,
+    alike_categories,
+    contradicting,
+    digest,
+    places,
+    read_prompts,
+    read_rows,
+)
 from routers.distil import OpenTeacher, distilled_rows
 from routers.extras import MissingExtraError, import_extra
 from routers.figure import FIGURE_SUFFIXES, write_figure
@@ -37,6 +46,7 @@ _FEWEST_ROWS = 20
 """Fewer prompts say nothing of where a threshold should be."""
 _FOLDS = 5
 _CASCADE_IS_IDLE = 0.95
+_SHOWN_PLACES = 6
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
@@ -191,12 +201,19 @@ def train(
         check_target(out)
         if distil is None:
             rows = read_rows(files)
+            _warn(files, rows)
         else:
             with _teacher(distil, open_teacher) as teacher:
                 rows = distilled_rows(teacher, read_prompts(files), progress)
         out_of_scope = _out_of_scope(shared)
         router = untrained_router(plan, seed, Path(scratch))
-        training = train_router(router, rows, out_of_scope, options, progress)
+        try:
+            training = train_router(router, rows, out_of_scope, options, progress)
+        except DataError as error:
+            if distil is None and error.rows:
+                where = places(files, [rows.index(row) for row in error.rows[:_SHOWN_PLACES]])
+                raise DataError(f"{error}: see {', '.join(where)}") from error
+            raise
         card = save_router(router, out, training)
         _report(out, card, shared)
 
@@ -269,6 +286,20 @@ def wrong_use() -> Iterator[None]:
         raise WrongUseError(str(error)) from error
 
 
+def _warn(files: Sequence[Path], rows: Sequence[Row]) -> None:
+    """Say on standard error which rows cannot all be meant."""
+    for names in alike_categories(rows):
+        shown = " and ".join(map(repr, names))
+        click.echo(f"warning: {shown} differ in case or spacing only: are they one?", err=True)
+    if contradictions := contradicting(rows):
+        where = ", ".join(places(files, contradictions[:_SHOWN_PLACES]))
+        click.echo(
+            f"warning: {len(contradictions)} rows are left out, since their prompts come with two "
+            f"categories: {where}{', ...' if len(contradictions) > _SHOWN_PLACES else ''}",
+            err=True,
+        )
+
+
 def _teacher(name: str, open_teacher: OpenTeacher | None) -> AbstractContextManager[Router]:
     if Path(name).is_dir():
         return nullcontext(load_router(Path(name)))
@@ -316,6 +347,8 @@ def _show(folder: Path, card: Card) -> None:
         f"{card.min_margin:.3f} are kept: {scores['coverage']:.1%} of prompts, accuracy "
         f"{scores['covered_accuracy']:.3f}"
     )
+    if n_left_out := card.training.get("data", {}).get("rows_duplicate"):
+        console.print(f"{n_left_out} rows were left out as duplicates")
     facts = card.training.get("calibrated", card.training.get("data", {}))
     if not facts.get("out_of_scope"):
         console.print(

@@ -91,10 +91,13 @@ def train(
     _fit(router, training, progress)
     answers = calibrate(router, judged, out_of_scope, options.goal, progress, unseen, unlearned)
     judged = [*judged, *unseen]
+    n_contradicting = len(data.contradicting(rows))
     return {
         "options": asdict(options),
         "data": {
             "rows_read": len(rows),
+            "rows_duplicate": len(rows) - len(data.without_duplicates(rows)) - n_contradicting,
+            "rows_contradicting": n_contradicting,
             "rows_trained": len(training),
             "rows_held_out": 0 if folds else len(judged),
             "rows_of_unseen_sources": len(unseen),
@@ -173,7 +176,8 @@ def prepare(rows: Sequence[Row], options: TrainOptions) -> list[Row]:
     used = data.capped(used, options.max_rows_per_category, lambda row: row.category, options.seed)
     if len({row.category for row in used}) < 2:
         raise data.DataError(
-            "the rows must hold two categories or more, duplicates left out; got one. Add prompts"
+            "the rows must hold two categories or more, duplicates left out; got one. Add prompts",
+            used[:1],
         )
     return used
 

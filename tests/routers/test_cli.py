@@ -119,6 +119,21 @@ def test_caps_and_duplicates_are_counted(tmp_path: Path) -> None:
     assert by_category == {"coding": 40, "cooking": 70, "general": 40}
 
 
+def test_rows_that_are_left_out_and_labels_that_are_alike_are_told(tmp_path: Path) -> None:
+    rows = [*toy_rows(), toy_rows()[0], Row("what", "coding"), Row("What ", "cooking")]
+    rows += [Row(f"sort {n}", "Coding") for n in range(4)]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    result = run("train", data, "--out", tmp_path / "r", "--type", "bag")
+    assert result.exit_code == 0, result.output
+    assert f"2 rows are left out, since their prompts come with two categories: {data}:182, " in (
+        result.stderr
+    )
+    assert "'Coding' and 'coding' differ in case or spacing only" in result.stderr
+    assert "1 rows were left out as duplicates" in result.stdout
+    facts = read_card(tmp_path / "r").training["data"]
+    assert (facts["rows_read"], facts["rows_duplicate"], facts["rows_contradicting"]) == (187, 1, 2)
+
+
 @pytest.mark.parametrize("n_categories", [3, 30])
 def test_twenty_prompts_a_category_are_enough(tmp_path: Path, n_categories: int) -> None:
     topics = [f"{first} {second}" for first in COLOURS for second in ANIMALS][:n_categories]
@@ -140,7 +155,9 @@ def test_twenty_prompts_a_category_are_enough(tmp_path: Path, n_categories: int)
     [
         ([{"prompt": "p"}], "rows.jsonl:1: "),
         ([{"prompt": "p", "category": "c"}] * 4, "two categories or more"),
+        ([{"prompt": "p", "category": "c"}] * 4, "rows.jsonl:1\n"),
         ([{"prompt": "p", "category": "c"}, {"prompt": "q", "category": "d"}], "got one for c, d"),
+        ([{"prompt": "p", "category": "c"}, {"prompt": "q", "category": "d"}], "rows.jsonl:2\n"),
     ],
 )
 def test_bad_data_writes_nothing(tmp_path: Path, lines: list[object], message: str) -> None:
