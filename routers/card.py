@@ -52,6 +52,9 @@ def render(card: Card) -> str:
     lines = list(_head(card))
     if "held_out" in card.training:
         lines.extend(_scores(card.training["held_out"], card.training.get("calibrated")))
+        lines.extend(_by_category(card))
+    if "latency_ms" in card.training:
+        lines.append(f"\n{latency_told(card.training['latency_ms'])}.")
     if "data" in card.training:
         lines.extend(_data(card.training["data"]))
     return "\n".join(lines) + "\n"
@@ -118,9 +121,34 @@ def _scores(scores: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> 
         f"{scores['coverage']:.1%} keep their category, with accuracy "
         f"{scores['covered_accuracy']:.3f}. {origin}"
     )
-    yield "\n| category | F1 |\n|---|---|"
-    for category, f1 in scores["f1"].items():
-        yield f"| {category} | {f1:.3f} |"
+
+
+def _by_category(card: Card) -> Iterator[str]:
+    yield "\n| category | precision | recall | F1 | prompts |\n|---|---|---|---|---|"
+    for row in scores_by_category(card):
+        yield f"| {' | '.join(row)} |"
+
+
+def scores_by_category(card: Card) -> Iterator[tuple[str, str, str, str, str]]:
+    """Return name, precision, recall, F1 and prompts of every category; "-" where there is none."""
+    scores = card.training["held_out"]
+    answered = [sum(column) for column in zip(*scores["confusion"], strict=True)]
+    for at, (category, counts) in enumerate(zip(card.categories, scores["confusion"], strict=True)):
+        hits, labelled = counts[at], sum(counts)
+        f1 = scores["f1"].get(category)
+        yield (
+            category,
+            f"{hits / answered[at]:.3f}" if answered[at] else "-",
+            f"{hits / labelled:.3f}" if labelled else "-",
+            "-" if f1 is None else f"{f1:.3f}",
+            str(labelled),
+        )
+
+
+def latency_told(latency_ms: Mapping[str, float]) -> str:
+    """Say what `routers.latency.latency_ms` found."""
+    spent = " / ".join(f"{ms:.1f}" for ms in latency_ms.values())
+    return f"milliseconds at {' / '.join(latency_ms)} words: {spent}"
 
 
 def _data(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from routers.artifact import check_target, load_router, read_card, save_router
 from routers.base import Router, RouterError
 from routers.calibrate import Goal
 from routers.calibrate import calibrate as calibrate_router
-from routers.card import Card, settings_behind_gate
+from routers.card import Card, latency_told, scores_by_category, settings_behind_gate
 from routers.data import (
     DataError,
     Row,
@@ -331,13 +331,11 @@ def _show(folder: Path, card: Card) -> None:
     scores = card.training["held_out"]
     judged = f"{scores['folds']} folds" if scores.get("folds") else "the hold-out"
     table = Table(
-        *("category", f"F1 on {judged}", "prompts", "else mostly taken for"),
+        *("category", "precision", "recall", "F1", "prompts", "else mostly taken for"),
         title=f"{card.name}@{card.version} in {folder}",
     )
-    for category, counts in zip(card.categories, scores["confusion"], strict=True):
-        f1 = scores["f1"].get(category)
-        shown = "-" if f1 is None else f"{f1:.3f}"
-        table.add_row(category, shown, str(sum(counts)), _mistaken(category, counts, card))
+    for row, counts in zip(scores_by_category(card), scores["confusion"], strict=True):
+        table.add_row(*row, _mistaken(row[0], counts, card))
     console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(
@@ -364,11 +362,7 @@ def _show(folder: Path, card: Card) -> None:
     if escalated is not None:
         console.print(f"the encoder is asked for {escalated:.0%} of the prompts{_hint(escalated)}")
     if "latency_ms" in card.training:
-        spent = card.training["latency_ms"]
-        console.print(
-            f"milliseconds at {' / '.join(spent)} words: "
-            f"{' / '.join(f'{ms:.1f}' for ms in spent.values())}"
-        )
+        console.print(latency_told(card.training["latency_ms"]))
 
 
 def _hint(escalated: float) -> str:

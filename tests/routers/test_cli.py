@@ -302,8 +302,11 @@ def test_the_report_is_one_page(data: Path, tmp_path: Path) -> None:
     assert text.startswith("<!doctype html>")
     assert "<svg" in text
     assert f"custom@{read_card(out).version}" in text
-    assert "| coding |" in text
-    assert "milliseconds at 20 / 100 / 500 words" in result.output
+    assert "| category | precision | recall | F1 | prompts |" in text
+    assert "| coding | " in text
+    for shown in (text, result.output):
+        assert "milliseconds at 20 / 100 / 500 words" in shown
+    assert "recall" in result.output
 
 
 def test_a_figure_that_cannot_be_drawn_is_refused_before_training(
