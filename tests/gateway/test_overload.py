@@ -1,0 +1,66 @@
+"""More clients than a worker can serve: nobody waits without end, and the excess is refused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from tests.servers import Gateway, UpstreamServer, run_gateway, wait_for, write_experts
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+N_NEW = 200
+
+
+def test_a_full_worker_refuses_at_once(upstream: UpstreamServer, tmp_path: Path) -> None:
+    experts = [{"name": name, "base_url": upstream.base_url} for name in ("ok", "endless")]
+    config = write_experts(tmp_path / "experts.yaml", experts, {})
+    body = {"model": "endless", "messages": MESSAGES, "stream": True}
+    with run_gateway(config, tmp_path, COE_MAX_IN_FLIGHT="2") as full, ExitStack() as held:
+        url = f"{full.url}/v1/chat/completions"
+        for _ in range(2):
+            held.enter_context(httpx.stream("POST", url, json=body, timeout=30))
+        refused = full.chat("ok")
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "overloaded"
+        assert refused.headers["retry-after"] == "1"
+        assert full.get("/healthz").status_code == 200
+        held.close()
+        wait_for(lambda: full.chat("ok").status_code == 200)
+
+
+def test_new_connections_do_not_wait_for_many_turns_of_those_before_them(
+    gateway: Gateway,
+) -> None:
+    """The last of them is accepted before the first has had dozens of answers."""
+    assert max(asyncio.run(answers_until_all_have_one(gateway)).values()) <= N_NEW / 5
+
+
+async def answers_until_all_have_one(gateway: Gateway) -> Counter[int]:
+    """Connect at once, ask again and again, and return how many answers each client had by then."""
+    answers: Counter[int] = Counter()
+    worker = gateway.child("gateway.worker")
+
+    async def ask(index: int) -> None:
+        while len(answers) < N_NEW:
+            writers[index].write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            await readers[index].readuntil(b"}")
+            answers[index] += 1
+
+    address = urlsplit(gateway.url)
+    worker.suspend()
+    try:
+        opening = (asyncio.open_connection(address.hostname, address.port) for _ in range(N_NEW))
+        readers, writers = zip(*await asyncio.gather(*opening), strict=True)
+        asking = [asyncio.create_task(ask(index)) for index in range(N_NEW)]
+        await asyncio.sleep(0)
+    finally:
+        worker.resume()
+    await asyncio.gather(*asking)
+    for writer in writers:
+        writer.close()
+    return answers
