@@ -7,12 +7,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.failures import on_gateway_error
 from gateway.errors import OverloadedError
+from gateway.wire import REST
+
+RETRY_AFTER_S = 1.0
 
 
 class InFlightLimit:
     """Refuses a POST below ``/v1/`` while `most` of them are under way.
 
     A worker that takes more than it can do answers all of them late, and holds their bodies.
+    Nothing more is read from a refused request's connection until it may be tried again: clients
+    that do not wait would leave no time for those that were let in.
     """
 
     def __init__(self, app: ASGIApp, most: int) -> None:
@@ -30,8 +35,9 @@ class InFlightLimit:
             error = OverloadedError(
                 f"This gateway is full: {self._most} requests are under way "
                 "(COE_MAX_IN_FLIGHT). Try again later.",
-                retry_after_s=1,
+                retry_after_s=RETRY_AFTER_S,
             )
+            scope["state"][REST] = RETRY_AFTER_S
             refused = await on_gateway_error(Request(scope, receive), error)
             await refused(scope, receive, send)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,23 @@ def test_a_full_worker_refuses_at_once(upstream: UpstreamServer, tmp_path: Path)
         assert full.get("/healthz").status_code == 200
         held.close()
         wait_for(lambda: full.chat("ok").status_code == 200)
+
+
+def test_who_asks_again_at_once_is_not_heard_before_it_may(
+    upstream: UpstreamServer, tmp_path: Path
+) -> None:
+    experts = [{"name": "endless", "base_url": upstream.base_url}]
+    config = write_experts(tmp_path / "experts.yaml", experts, {})
+    body = {"model": "endless", "messages": MESSAGES, "stream": True}
+    with run_gateway(config, tmp_path, COE_MAX_IN_FLIGHT="1") as full, ExitStack() as held:
+        url = f"{full.url}/v1/chat/completions"
+        held.enter_context(httpx.stream("POST", url, json=body, timeout=30))
+        with httpx.Client(timeout=30) as client:
+            started_s = time.monotonic()
+            for _ in range(4):
+                assert client.post(url, json=body).status_code == 503
+            assert time.monotonic() - started_s > 2.5  # a second after each but the last
+        assert full.chat("endless").status_code == 503  # others are told at once
 
 
 def test_new_connections_do_not_wait_for_many_turns_of_those_before_them(
