@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -10,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from tests.servers import Gateway, UpstreamServer, run_gateway, wait_for, write_experts
 
@@ -32,6 +35,40 @@ def test_a_full_worker_refuses_at_once(upstream: UpstreamServer, tmp_path: Path)
         assert full.get("/healthz").status_code == 200
         held.close()
         wait_for(lambda: full.chat("ok").status_code == 200)
+
+
+@pytest.mark.parametrize(
+    "limit", [{"COE_MAX_IN_FLIGHT": "8"}, {"COE_MAX_IN_FLIGHT_MB": "16", "COE_MAX_BODY_MB": "4"}]
+)
+def test_at_many_times_a_limit_all_are_answered_or_refused_and_memory_is_bounded(
+    upstream: UpstreamServer, tmp_path: Path, limit: dict[str, str]
+) -> None:
+    """256 MB come at once; without a limit they take more than three times as much."""
+    experts = [{"name": "paced", "base_url": upstream.base_url}]
+    config = write_experts(tmp_path / "experts.yaml", experts, {})
+    with run_gateway(config, tmp_path, **limit) as full:
+        worker = full.child("gateway.worker")
+        full.chat("paced")
+        before_mb = worker.memory_info().rss / 1e6
+        Path(f"/proc/{worker.pid}/clear_refs").write_text("5")  # the peak begins anew
+        answers = asyncio.run(ask_at_once(full, n=64, chars=4_000_000 - 200))
+        refused = [answer for answer in answers if answer.status_code == 503]
+        assert 0 < len(refused) < len(answers)
+        assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+        assert all("[DONE]" in answer.text for answer in answers if answer not in refused)
+        status = Path(f"/proc/{worker.pid}/status").read_text()
+        peak_mb = int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) * 1.024e-3
+        assert peak_mb - before_mb < 400
+        assert full.chat("paced").status_code == 200
+
+
+async def ask_at_once(gateway: Gateway, n: int, chars: int) -> list[httpx.Response]:
+    messages = [{"role": "user", "content": "x" * chars}]
+    body = json.dumps({"model": "paced", "messages": messages, "stream": True})
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=60, limits=limits) as client:
+        url = f"{gateway.url}/v1/chat/completions"
+        return await asyncio.gather(*(client.post(url, content=body) for _ in range(n)))
 
 
 def test_who_asks_again_at_once_is_not_heard_before_it_may(
