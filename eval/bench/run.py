@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
+from eval.bench.cases import Case
 from eval.bench.load import Load, Sample, run_wrk
-from eval.bench.prompts import CHARS_PER_TOKEN
 from eval.bench.streams import run_streams
 from eval.bench.systems import System, Target
 
@@ -26,62 +26,8 @@ OURS = "coe routed"
 ROUNDED = 4
 WARM_UP_S = 1
 """For which the load runs before it is measured: a system that was idle begins cold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A kind of load.
-
-    Attributes
-    ----------
-    name : str
-        What is sent, then the size of the prompt: the ``same`` prompt over and over, ``distinct``
-        ones, ``mixed`` ones (distinct, and of two topics each), or ``stream``.
-    """
-
-    name: str
-    load: Load
-
-    @property
-    def label(self) -> str:
-        """The case with its concurrency, as ratios are named."""
-        return f"{self.name}@{self.load.concurrency}"
-
-
-def cases(*, quick: bool) -> list[Case]:
-    """Return the cases; the quick ones are those that the table in the documentation shows."""
-    levels = (1, 32) if quick else (1, 8, 32, 128, 512)
-    found = [_case("same", 20, level) for level in levels]
-    if quick:
-        found.append(_case("same", 20, 512))
-    found += [_case("distinct", 20, level) for level in levels]
-    found += [_case(kind, 500, level) for kind in ("distinct", "mixed") for level in levels[:2]]
-    if not quick:
-        found += [_case("distinct", 4000, level) for level in (1, 8)]
-        found.append(Case("same-1mb", Load(10**6, False, 8)))
-    found += [_case("stream", 20, level) for level in (levels if quick else levels[:4])]
-    return found
-
-
-def pick(known: Sequence[Case], labels: Sequence[str]) -> list[Case]:
-    """Return the cases with these labels, or all when none is given; raises `ValueError`."""
-    names = [case.label for case in known]
-    for label in labels:
-        if label not in names:
-            raise ValueError(f"--case must be one of {', '.join(names)}; got {label!r}")
-    return [case for case in known if not labels or case.label in labels]
-
-
-def _case(kind: str, n_tokens: int, concurrency: int) -> Case:
-    chars = round(n_tokens * CHARS_PER_TOKEN)
-    load = Load(
-        chars,
-        distinct=kind in ("distinct", "mixed"),
-        concurrency=concurrency,
-        stream=kind == "stream",
-        mixed=kind == "mixed",
-    )
-    return Case(f"{kind}-{n_tokens}", load)
+AROUND_S = 0.4
+"""About, for starting the load twice and reading what it cost."""
 
 
 @contextmanager
@@ -105,6 +51,16 @@ class Round:
     memory_mb: float
 
 
+def minutes(systems: Sequence[System], chosen: Sequence[Case], rounds: int, seconds: int) -> float:
+    """Return about how long it takes to `measure`."""
+    runs = sum(_target(system, case) is not None for system in systems for case in chosen)
+    return runs * rounds * (WARM_UP_S + seconds + AROUND_S) / 60
+
+
+def _target(system: System, case: Case) -> Target | None:
+    return system.streams if case.load.stream else system.whole
+
+
 def measure(
     systems: Sequence[System],
     chosen: Sequence[Case],
@@ -125,7 +81,7 @@ def measure(
     for index in range(rounds):
         for case in chosen:
             for system in systems:
-                target = system.streams if case.load.stream else system.whole
+                target = _target(system, case)
                 if target is not None:
                     report(f"round {index + 1} of {rounds}: {case.label}: {system.name}")
                     found = taken.setdefault((case.label, system.name), [])

@@ -20,10 +20,11 @@ import httpx
 import psutil
 import pytest
 
+from eval.bench.cases import Case, cases, pick
 from eval.bench.load import Load, Sample
 from eval.bench.prompts import NUMBER, QUESTIONS, prompts
 from eval.bench.report import markdown
-from eval.bench.run import Case, Round, cases, measure, pick, summarise
+from eval.bench.run import Round, measure, minutes, summarise
 from eval.bench.streams import run_streams
 from eval.bench.systems import Starter, System, Target, chat, free_port
 from tests.servers import REPO, wait_for
@@ -201,7 +202,18 @@ def test_refusals_are_no_answers() -> None:
     assert found["rows"][0]["requests_per_s"] == 30
 
 
-def test_an_unknown_case_is_refused() -> None:
-    assert [case.label for case in pick(cases(quick=True), ["same-20@32"])] == ["same-20@32"]
+def test_all_cases_hold_the_quick_ones_and_any_may_be_picked() -> None:
+    whole, quick = ({case.label for case in cases(quick=shown)} for shown in (False, True))
+    assert quick < whole
+    assert {case.load.concurrency for case in cases()} == {1, 8, 32, 128, 512}
+    for label in whole:
+        assert [case.label for case in pick([label], quick=True)] == [label]
     with pytest.raises(ValueError, match="--case must be one of same-20@1, "):
-        pick(cases(quick=True), ["fast"])
+        pick(["fast"], quick=False)
+
+
+def test_the_time_of_a_run_is_told_before_it() -> None:
+    target = Target("http://x", 1)
+    systems = [System("both", target, target), System("whole answers", target, None)]
+    chosen = pick(["same-20@1", "stream-20@1"], quick=False)
+    assert minutes(systems, chosen, rounds=3, seconds=2) == pytest.approx(3 * 3 * 3.4 / 60)
