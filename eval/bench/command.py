@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from http.client import HTTPException
@@ -17,6 +16,7 @@ from eval.bench.prompts import n_encoded
 from eval.bench.report import draw, markdown
 from eval.bench.rivals import rivals
 from eval.bench.run import OURS, Report, cores, measure, minutes
+from eval.bench.stamp import stamp
 from eval.bench.steps import steps_ms
 from eval.bench.systems import (
     KEPT,
@@ -81,7 +81,7 @@ def run_bench(
             found = measure(systems, chosen, rounds, seconds, folder, report)
             found["steps_ms"] = _steps(systems, chosen, report)
     found["encoded"] = _encoded(chosen)
-    return {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
+    return {**stamp(on, rivals_folder), "rounds": rounds, "seconds": seconds, **found}
 
 
 def _check_wanted(wanted: Sequence[str], groups: Collection[str]) -> None:

@@ -35,7 +35,19 @@ def markdown(found: Mapping[str, Any]) -> str:
     if encoded := found.get("encoded"):
         shares = "; ".join(f"{case}: {share}" for case, share in encoded.items())
         parts += [f"Distinct prompts that the router's encoder reads: {shares}.", ""]
+    if "date" in found:
+        parts += [_made(found), ""]
     return "\n".join(parts)
+
+
+def _made(found: Mapping[str, Any]) -> str:
+    rounds = found["rounds"]
+    each = f"the medians of {rounds} rounds" if rounds > 1 else "of one round"
+    beside = "".join(f", {name} {version}" for name, version in found["rivals"].items())
+    return (
+        f"Rows are {each} of {found['seconds']} s. Measured on {found['date']} at commit "
+        f"{found['commit'] or 'unknown'}, {found['machine']}; Python {found['python']}{beside}."
+    )
 
 
 def _steps(by_case: Mapping[str, Mapping[str, float]]) -> list[str]:
