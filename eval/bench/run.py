@@ -28,6 +28,8 @@ WARM_UP_S = 1
 """For which the load runs before it is measured: a system that was idle begins cold."""
 AROUND_S = 0.4
 """About, for starting the load twice and reading what it cost."""
+RESET_PEAK = "5"
+"""Written into ``/proc/<pid>/clear_refs``; see proc(5)."""
 
 
 @contextmanager
@@ -102,10 +104,11 @@ def _round(target: Target, load: Load, seconds: int, folder: Path, report: Repor
     """Measure a system; one that has died answers nothing, and the others are measured on."""
     try:
         _send(target, load, WARM_UP_S, folder)
+        _forget_peaks(target)
         before_s = _cpu_s(target)
         sample = _send(target, load, seconds, folder)
         time.sleep(0.1)  # what is done after an answer counts too
-        return Round(sample, _cpu_s(target) - before_s, _memory_mb(target))
+        return Round(sample, _cpu_s(target) - before_s, _peak_mb(target))
     except (CalledProcessError, OSError, psutil.Error) as error:
         report(f"no answer: {error}")
         unknown = math.nan
@@ -128,9 +131,26 @@ def _cpu_s(target: Target) -> float:
     return float(sum(each.user + each.system for each in times))
 
 
-def _memory_mb(target: Target) -> float:
-    """Return what the processes hold, shared pages counted once, in 10^6 bytes."""
-    return float(sum(process.memory_full_info().pss for process in _processes(target))) / 1e6
+def _forget_peaks(target: Target) -> None:
+    """Let the kernel's count of the most memory that each process has held begin anew."""
+    for process in _processes(target):
+        Path(f"/proc/{process.pid}/clear_refs").write_text(RESET_PEAK)
+
+
+def _peak_mb(target: Target) -> float:
+    """Return the most that the processes held since, shared pages counted once, in 10^6 bytes.
+
+    The kernel keeps count: reading their pages while they work would take milliseconds of it. The
+    peaks of the processes are added up, also where they were not at the same time.
+    """
+    return sum(_peak_bytes(process) for process in _processes(target)) / 1e6
+
+
+def _peak_bytes(process: psutil.Process) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    peak_kb = int(status.partition("VmHWM:")[2].split()[0])
+    held = process.memory_full_info()
+    return int(held.pss + max(0, 1024 * peak_kb - held.rss))
 
 
 def _row(name: str, case: Case, rounds: Sequence[Round]) -> dict[str, Any]:

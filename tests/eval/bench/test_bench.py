@@ -24,7 +24,7 @@ from eval.bench.cases import Case, cases, pick
 from eval.bench.load import Load, Sample
 from eval.bench.prompts import NUMBER, QUESTIONS, prompts
 from eval.bench.report import markdown
-from eval.bench.run import Round, measure, minutes, summarise
+from eval.bench.run import WARM_UP_S, Round, measure, minutes, summarise
 from eval.bench.streams import run_streams
 from eval.bench.systems import Starter, System, Target, chat, free_port
 from tests.servers import REPO, wait_for
@@ -193,6 +193,23 @@ def test_a_system_that_has_died_does_not_end_the_others(
     table = markdown(found)
     assert "| dead | no answer |" in table
     assert ("first chunk" in table) == stream
+
+
+def test_the_memory_of_a_row_is_the_most_that_was_held_while_it_was_measured(
+    pacer: str, tmp_path: Path
+) -> None:
+    """Not what is held after it, nor what was held before."""
+    code = "import time\nx = bytearray(300_000_000); del x\nprint(flush=True)\ntime.sleep({})\n"
+    later = "x = bytearray(100_000_000); del x\ntime.sleep(60)"
+    command = [sys.executable, "-c", code.format(WARM_UP_S + 2) + later]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        target = Target(pacer, holder.pid)
+        case = Case("stream-20", Load(90, False, 1, stream=True))
+        (row,) = measure([System("x", target, target)], [case], 1, 4, tmp_path, print)["rows"]
+        holder.kill()
+    assert 100 < row["peak_mb"] < 200
 
 
 def test_refusals_are_no_answers() -> None:
