@@ -79,7 +79,7 @@ def run_bench(
             about = minutes(systems, chosen, rounds, seconds)
             report(f"{len(chosen)} cases, {len(systems)} systems: about {about:.1f} minutes")
             found = measure(systems, chosen, rounds, seconds, folder, report)
-            found["steps_ms"] = _steps(systems, chosen, report)
+            found["steps_ms"] = _steps(systems, chosen, starter, report)
     found["encoded"] = _encoded(chosen)
     return {**stamp(on, rivals_folder), "rounds": rounds, "seconds": seconds, **found}
 
@@ -92,18 +92,18 @@ def _check_wanted(wanted: Sequence[str], groups: Collection[str]) -> None:
 
 
 def _steps(
-    systems: Sequence[System], chosen: Sequence[Case], report: Report
-) -> dict[str, dict[str, float]]:
+    systems: Sequence[System], chosen: Sequence[Case], starter: Starter, report: Report
+) -> dict[str, list[dict[str, Any]]]:
     """Return the steps of a routed request of our own gateway, for each case of one at a time."""
-    gateway = next((one for one in systems if one.name.startswith(OURS)), None)
+    gateway = next((one.whole for one in systems if one.name.startswith(OURS)), None)
     loads = {case.name: case.load for case in chosen if case.load.concurrency == 1}
     try:
         return {
-            name: steps_ms(gateway.whole, load, STEP_REQUESTS)
+            name: steps_ms(gateway, starter.log_of(gateway.pid), load, STEP_REQUESTS)
             for name, load in loads.items()
             if gateway is not None and not load.stream
         }
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         report(f"no steps: {error}")
         return {}
 

@@ -16,6 +16,11 @@ _STREAM_HEAD = (
     " streams/s | CPU s / 1,000 | memory MB |\n|---|---|---|---|---|---|---|---|---|"
 )
 
+_STEPS_HEAD = """### Steps of a routed request, one at a time, median ms
+
+Apart for the requests whose prompt the router's encoder reads. A share in brackets: of the requests
+that have the step, where not all do.
+"""
 
 _MOST_COLUMNS = 4
 """Of plots side by side."""
@@ -31,7 +36,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         parts += [_line(row, direct_ms, streams=streams) for row in rows]
         parts.append("")
     if steps := found.get("steps_ms"):
-        parts += ["### Steps of a routed request, one at a time, median ms\n", *_steps(steps), ""]
+        parts += [_STEPS_HEAD, *_steps(steps), ""]
     if encoded := found.get("encoded"):
         shares = "; ".join(f"{case}: {share}" for case, share in encoded.items())
         parts += [f"Distinct prompts that the router's encoder reads: {shares}.", ""]
@@ -50,13 +55,27 @@ def _made(found: Mapping[str, Any]) -> str:
     )
 
 
-def _steps(by_case: Mapping[str, Mapping[str, float]]) -> list[str]:
-    names = list(dict.fromkeys(step for steps in by_case.values() for step in steps))
-    head = [f"| case | {' | '.join(names)} |", f"|---{'|---' * len(names)}|"]
-    return head + [
-        f"| {case} | {' | '.join(str(steps.get(name, '')) for name in names)} |"
-        for case, steps in by_case.items()
-    ]
+def _steps(by_case: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    found = [(case, group) for case, groups in by_case.items() for group in groups]
+    longest = max((group["steps"] for _, group in found), key=len)  # its order is that of all
+    names = list(
+        dict.fromkeys([*longest, *(name for _, group in found for name in group["steps"])])
+    )
+    head = [f"| case | requests | {' | '.join(names)} | all |", f"|---{'|---' * (len(names) + 2)}|"]
+    lines = []
+    for case, group in found:
+        cells = [_step(group["steps"].get(name)) for name in names]
+        shown = [f"{case}{', encoder' * group['encoder']}", f"{group['share']:.0%}", *cells]
+        lines.append(f"| {' | '.join(shown)} | {group['all_ms']:.3f} |")
+    return head + lines
+
+
+def _step(found: Mapping[str, float] | None) -> str:
+    """Return the median of a step, and the share of the requests that have it if not all do."""
+    if found is None:
+        return ""
+    share = f" ({found['share']:.1%})" if found["share"] < 1 else ""
+    return f"{found['ms']:.3f}{share}"
 
 
 def _by_case(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[Mapping[str, Any]]]:
