@@ -9,11 +9,11 @@ from typing import Any
 
 _HEAD = (
     "| system | p50 ms | over direct | p95 ms | p99 ms | answers/s | CPU s / 1,000 | memory MB |"
-    " refused, broken |\n|---|---|---|---|---|---|---|---|---|"
+    " refused, broken |"
 )
 _STREAM_HEAD = (
     "| system | first chunk p50 ms | over direct | p99 ms | chunk under way p50 ms | p99 ms |"
-    " streams/s | CPU s / 1,000 | memory MB |\n|---|---|---|---|---|---|---|---|---|"
+    " streams/s | CPU s / 1,000 | memory MB |"
 )
 
 _STEPS_HEAD = """### Steps of a routed request, one at a time, median ms
@@ -31,9 +31,15 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = []
     for (case, concurrency), rows in _by_case(found["rows"]).items():
         streams = _streamed(rows)
-        parts += [f"### {case}, concurrency {concurrency}\n", _STREAM_HEAD if streams else _HEAD]
+        head = _STREAM_HEAD if streams else _HEAD
+        ratios = found.get("ratios", {}).get(f"{case}@{concurrency}", {})
+        ours = ", ".join(own.rpartition(" ")[2] for own in ratios) or "not measured"
+        parts += [f"### {case}, concurrency {concurrency}\n", f"{head} ours beside it: {ours} |"]
+        parts.append("|---" * (head.count("|")) + "|")
         direct_ms = next((row["p50_ms"] for row in rows if row["system"] == "direct"), None)
-        parts += [_line(row, direct_ms, streams=streams) for row in rows]
+        for row in rows:
+            beside = _beside(row["system"], ratios, streams=streams)
+            parts.append(f"{_line(row, direct_ms, streams=streams)} {beside} |")
         parts.append("")
     if steps := found.get("steps_ms"):
         parts += [_STEPS_HEAD, *_steps(steps), ""]
@@ -43,6 +49,13 @@ def markdown(found: Mapping[str, Any]) -> str:
     if "date" in found:
         parts += [_made(found), ""]
     return "\n".join(parts)
+
+
+def _beside(system: str, ratios: Mapping[str, Any], *, streams: bool) -> str:
+    """Return how many times as much ours answers, or how much sooner its streams begin."""
+    key = "p50" if streams else "requests_per_s"
+    found = [by_system.get(system, {}).get(key) for by_system in ratios.values()]
+    return ", ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in found if any(found))
 
 
 def _made(found: Mapping[str, Any]) -> str:

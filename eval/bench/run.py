@@ -22,7 +22,7 @@ from eval.bench.systems import System, Target
 
 Report = Callable[[str], None]
 OURS = "coe routed"
-"""Start of the name of the system that ratios are taken to."""
+"""Start of the names of the systems that ratios are taken to: one worker, and several."""
 ROUNDED = 4
 WARM_UP_S = 1
 """For which the load runs before it is measured: a system that was idle begins cold."""
@@ -76,8 +76,8 @@ def measure(
     Returns
     -------
     dict
-        ``rows``, each a system under a case, and ``ratios``: case -> system -> what it takes
-        beside ours.
+        ``rows``, each a system under a case, and ``ratios``: case -> ours, routed, with one worker
+        or with several -> system -> what it takes beside ours.
     """
     taken: dict[tuple[str, str], list[Round]] = {}
     for index in range(rounds):
@@ -188,17 +188,18 @@ def _rate(sample: Sample) -> float:
 
 def _ratios(taken: Mapping[tuple[str, str], Sequence[Round]]) -> dict[str, Any]:
     """Compare with ours round by round: what disturbed a round disturbed both of its sides."""
-    ours = {label: found for (label, name), found in taken.items() if name.startswith(OURS)}
     ratios: dict[str, Any] = {}
-    for (label, name), found in taken.items():
-        pairs = list(zip(found, ours.get(label, ()), strict=False))
-        if pairs and not name.startswith(OURS):
-            ratios.setdefault(label, {})[name] = {
-                "p50": _median_ratio([(a.sample.p50_ms, b.sample.p50_ms) for a, b in pairs]),
-                "requests_per_s": _median_ratio(
-                    [(_rate(b.sample), _rate(a.sample)) for a, b in pairs]
-                ),
-            }
+    for (label, own), ours in taken.items():
+        beside = [item for item in taken.items() if item[0][0] == label]
+        for (_, name), found in beside if own.startswith(OURS) else ():
+            if not name.startswith(OURS):
+                pairs = list(zip(found, ours, strict=False))
+                ratios.setdefault(label, {}).setdefault(own, {})[name] = {
+                    "p50": _median_ratio([(a.sample.p50_ms, b.sample.p50_ms) for a, b in pairs]),
+                    "requests_per_s": _median_ratio(
+                        [(_rate(b.sample), _rate(a.sample)) for a, b in pairs]
+                    ),
+                }
     return ratios
 
 

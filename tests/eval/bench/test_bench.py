@@ -164,14 +164,22 @@ def test_systems_are_compared_round_by_round() -> None:
         {
             (case.label, "direct"): rounds((1, 900), (2, 400), (1, 900)),
             (case.label, "rival"): rounds((8, 50), (40, 10), (8, 50)),
+            (case.label, "coe routed x1"): rounds((4, 100), (20, 20), (4, 50)),
             (case.label, "coe routed x2"): rounds((2, 200), (10, 40), (2, 100)),
         },
     )
-    assert found["ratios"]["same-20@32"]["rival"] == {"p50": 4.0, "requests_per_s": 4.0}
+    one, several = (found["ratios"]["same-20@32"][f"coe routed x{n}"] for n in (1, 2))
+    assert one["rival"] == {"p50": 2.0, "requests_per_s": 2.0}
+    assert several["rival"] == {"p50": 4.0, "requests_per_s": 4.0}
+    assert one.keys() == {"direct", "rival"}
     rival = found["rows"][1]
     assert (rival["p50_ms"], rival["p50_ms_spread"]) == (8, [8, 40])
     assert (rival["requests_per_s"], rival["cpu_s_per_1k"]) == (50, 10)
-    assert "| rival | 8.00 (8.00 to 40.00) | 7.00 |" in markdown(found)
+    table = markdown(found)
+    assert "| rival | 8.00 (8.00 to 40.00) | 7.00 |" in table
+    assert "ours beside it: x1, x2 |" in table
+    (line,) = (line for line in table.splitlines() if line.startswith("| rival"))
+    assert line.endswith(" 2.00, 4.00 |")
 
 
 @pytest.mark.parametrize("stream", [True, False])
