@@ -32,3 +32,28 @@ def test_the_steps_of_a_request_are_timed_where_asked(
     request_id = answer.headers["x-request-id"]
     wait_for(lambda: re.search(f'"timing".*{request_id}.*"account"', gateway.log()))
     assert "server-timing" not in gateway.chat("auto").headers
+
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("chat/completions", {"messages": HELLO}),
+        ("messages", {"messages": HELLO, "max_tokens": 9}),
+        ("responses", {"input": "hello"}),
+    ],
+)
+def test_the_steps_are_told_in_every_dialect_and_before_a_stream(
+    gateway: Gateway, path: str, fields: dict[str, object], stream: bool
+) -> None:
+    body = {"model": "good", "stream": stream, **fields}
+    answer = gateway.post(f"/v1/{path}", json=body, headers={"x-coe-timing": "on"})
+    steps = re.findall(r"(\w+);dur=\d+\.\d{3}", answer.headers["server-timing"])
+    told = ["admit", "receive", "parse", "plan", "prepare", "connect", "send", "upstream"]
+    assert steps == [*told, "first_byte"]
+    assert stream == answer.headers["content-type"].startswith("text/event-stream")
+    request_id = answer.headers["x-request-id"]
+    wait_for(lambda: re.search(f'"timing".*{request_id}.*"relay".*"account"', gateway.log()))
