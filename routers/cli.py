@@ -31,7 +31,7 @@ from routers.language_gate import LanguageGate
 from routers.progress import Progress
 from routers.train import TrainOptions, held_out_report
 from routers.train import train as train_router
-from routers.untrained import TYPES, Plan, untrained_router
+from routers.untrained import MAX_TOKENS, TYPES, Plan, untrained_router
 
 _FEWEST_ROWS = 20
 """Fewer prompts say nothing of where a threshold should be."""
@@ -141,7 +141,13 @@ def _goal_options(command: _Command) -> _Command:
 @click.option("--type", type=click.Choice(TYPES), default="linear", show_default=True)
 @click.option("--name", default="custom", show_default=True, help="The router's name.")
 @click.option("--encoder", help="Folder or Hugging Face name; default: the encoder that ships.")
-@click.option("--max-tokens", type=click.IntRange(8, 512), help="Tokens read of one prompt.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(8, 512),
+    default=MAX_TOKENS,
+    show_default=True,
+    help="Most tokens that the encoder reads of one prompt, from both ends of a longer one.",
+)
 @click.option("--foreign-category", help="Category of all prompts that are not in English.")
 @click.option(
     "--distil",
@@ -162,7 +168,7 @@ def train(
     type: str,
     name: str,
     encoder: str | None,
-    max_tokens: int | None,
+    max_tokens: int,
     foreign_category: str | None,
     distil: str | None,
     held_out: float,
@@ -309,7 +315,8 @@ def _show(folder: Path, card: Card) -> None:
         spent = card.training["latency_ms"]
         console.print(
             f"milliseconds at {' / '.join(spent)} words: "
-            f"{' / '.join(f'{ms:.1f}' for ms in spent.values())}"
+            f"{' / '.join(f'{ms:.1f}' for ms in spent.values())}; "
+            "of long prompts only the ends are read"
         )
 
 

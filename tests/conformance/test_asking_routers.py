@@ -14,7 +14,7 @@ import pytest
 
 from gateway.teacher import open_teacher
 from routers.artifact import DEFAULT_FOLDER, load_router
-from routers.base import Router, RouterError
+from routers.base import Router, RouterError, Window, windows
 from routers.keyword import KeywordRouter
 from routers.llm import LlmRouter
 from tests.prompts import NASTY
@@ -68,6 +68,11 @@ def test_several_threads_may_ask(router: Router) -> None:
         rows = np.concatenate(list(pool.map(lambda t: router.predict_proba([t]), QUESTIONS)))
     # a server that batches rounds otherwise: only rules and trained routers give the same bits
     np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=0, atol=1e-9)
+
+
+def test_what_the_model_is_shown_of_a_long_text_is_told(asked: LlmRouter) -> None:
+    assert windows(asked, "word " * 400) == ()
+    assert windows(asked, "word " * 401) == (Window("llm", 1000, 1000),)
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))

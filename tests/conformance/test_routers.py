@@ -10,7 +10,14 @@ import pytest
 
 from routers.artifact import load_router, read_card, save_router
 from routers.bag import BagRouter
-from routers.base import Router, encoder_digest, predict_and_embed, predict_or_defer
+from routers.base import (
+    Router,
+    Window,
+    encoder_digest,
+    predict_and_embed,
+    predict_or_defer,
+    windows,
+)
 from routers.cascade import CascadeRouter
 from routers.finetuned import FinetunedRouter
 from routers.knn import KnnRouter
@@ -135,6 +142,29 @@ def test_an_answer_at_once_or_deferred_is_the_same(router: StoredRouter) -> None
         found = predict_or_defer(router, text)
         row = found() if callable(found) else found
         assert row.tobytes() == router.predict_proba([text])[0].tobytes()
+
+
+def test_what_is_not_read_of_a_long_text_changes_nothing(router: StoredRouter) -> None:
+    text = " ".join(f"{prompt} {number}" for number, prompt in enumerate(HELD_OUT_TEXTS))
+    found = windows(router, text)
+    assert found
+    assert len({window.part for window in found}) == len(found)
+    a_word = 30  # a cut within a word may move when the rest of the word is another
+    head = max(window.head_chars for window in found) + a_word
+    tail = max(window.tail_chars for window in found) + a_word
+    changed = f"{text[:head]} something else {text[-tail:]}"
+    rows = router.predict_proba([text, changed])
+    assert rows[0].tobytes() == rows[1].tobytes()
+
+
+def test_a_short_text_is_read_whole(router: StoredRouter) -> None:
+    assert windows(router, HELD_OUT_TEXTS[0]) == ()
+
+
+def test_both_ends_of_a_long_text_are_read(router: StoredRouter) -> None:
+    for window in windows(router, "start " * 1_000 + "end " * 1_000):
+        assert isinstance(window, Window)
+        assert window.head_chars > window.tail_chars > 0
 
 
 def test_saving_again_writes_the_same_bytes(router: StoredRouter, tmp_path: Path) -> None:
