@@ -22,7 +22,7 @@ from routers.base import Router, RouterError
 from routers.calibrate import Goal
 from routers.calibrate import calibrate as calibrate_router
 from routers.card import Card
-from routers.data import digest, read_prompts, read_rows
+from routers.data import Row, digest, read_prompts, read_rows
 from routers.distil import OpenTeacher, distilled_rows
 from routers.extras import MissingExtraError, import_extra
 from routers.figure import FIGURE_SUFFIXES, write_figure
@@ -35,6 +35,7 @@ from routers.untrained import MAX_TOKENS, TYPES, Plan, untrained_router
 
 _FEWEST_ROWS = 20
 """Fewer prompts say nothing of where a threshold should be."""
+_SHOWN_FAILURES = 20
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
@@ -53,6 +54,7 @@ Examples:
   coe train prompts.jsonl --out my-router --out-of-scope chatter.jsonl --figure report.html
   coe train prompts.jsonl --out my-router --type finetuned --encoder BAAI/bge-small-en-v1.5
   coe train unlabelled.jsonl --out my-router --distil llm=general
+  coe train unlabelled.jsonl --out my-router --distil llm=general --categories mine.yaml
 
 {_DATA_FORMAT}
 """
@@ -140,7 +142,10 @@ def _goal_options(command: _Command) -> _Command:
 @click.option("--out", required=True, type=_PATH, help="Artifact folder to write.")
 @click.option("--type", type=click.Choice(TYPES), default="linear", show_default=True)
 @click.option("--name", default="custom", show_default=True, help="The router's name.")
-@click.option("--encoder", help="Folder or Hugging Face name; default: the encoder that ships.")
+@click.option(
+    "--encoder",
+    help="Folder or Hugging Face name of a sentence encoder; default: the one that ships.",
+)
 @click.option(
     "--max-tokens",
     type=click.IntRange(8, 512),
@@ -153,6 +158,11 @@ def _goal_options(command: _Command) -> _Command:
     "--distil",
     metavar="TEACHER",
     help="Label the prompts first: by a router artifact, or llm=EXPERT of experts.yaml.",
+)
+@click.option(
+    "--categories",
+    type=_PATH,
+    help="YAML of category: what belongs to it, for llm=EXPERT. [default: the router's own]",
 )
 @click.option("--held-out", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True)
 @click.option("--max-rows-per-source", type=_COUNT, help="Cap per source and category.")
@@ -171,6 +181,7 @@ def train(
     max_tokens: int,
     foreign_category: str | None,
     distil: str | None,
+    categories: Path | None,
     held_out: float,
     max_rows_per_source: int | None,
     max_rows_per_category: int | None,
@@ -179,7 +190,8 @@ def train(
 ) -> None:
     """Train a router on labelled prompts.
 
-    It is written as a folder that `router` in experts.yaml names.
+    It is written as a folder that `router` in experts.yaml names. The labels of --distil are kept
+    beside it, in OUT.labels.jsonl: a run that was cut goes on where it was.
     """
     options = TrainOptions(
         seed, held_out, max_rows_per_source, max_rows_per_category, _goal(shared)
@@ -187,11 +199,8 @@ def train(
     with wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         plan = Plan(type, name, encoder, max_tokens, foreign_category)
         check_target(out)
-        if distil is None:
-            rows = read_rows(files)
-        else:
-            with _teacher(distil, open_teacher) as teacher:
-                rows = distilled_rows(teacher, read_prompts(files), progress)
+        with _teacher(distil, categories, open_teacher) as teacher:
+            rows = _rows(files, teacher, out, progress)
         out_of_scope = _out_of_scope(shared)
         router = untrained_router(plan, seed, Path(scratch))
         training = train_router(router, rows, out_of_scope, options, progress)
@@ -261,12 +270,39 @@ def wrong_use() -> Iterator[None]:
         raise WrongUseError(str(error)) from error
 
 
-def _teacher(name: str, open_teacher: OpenTeacher | None) -> AbstractContextManager[Router]:
-    if Path(name).is_dir():
+def _teacher(
+    name: str | None, categories: Path | None, open_teacher: OpenTeacher | None
+) -> AbstractContextManager[Router | None]:
+    is_artifact = name is not None and Path(name).is_dir()
+    if categories is not None and (name is None or is_artifact):
+        raise ValueError("--categories is for --distil llm=EXPERT; a router has its own")
+    if name is None:
+        return nullcontext()
+    if is_artifact:
         return nullcontext(load_router(Path(name)))
     if open_teacher is None:
         raise ValueError(f"--distil must be a router artifact folder here; got {name!r}")
-    return open_teacher(name)
+    return open_teacher(name, categories)
+
+
+def _rows(
+    files: Sequence[Path], teacher: Router | None, out: Path, progress: Progress
+) -> list[Row]:
+    """Read labelled prompts, or have a teacher label prompts and say which it could not."""
+    if teacher is None:
+        return read_rows(files)
+    prompts, target = read_prompts(files), out.resolve()
+    log = target.with_name(f"{target.name}.labels.jsonl")
+    rows, failures = distilled_rows(teacher, prompts, log, progress)
+    if failures:
+        shown = ", ".join(map(str, [*failures][:_SHOWN_FAILURES]))
+        more = ", ..." if len(failures) > _SHOWN_FAILURES else ""
+        click.echo(
+            f"note: {len(failures)} of {len(prompts)} prompts got no label and are left out, by "
+            f"their place in DATA: {shown}{more}; the first because {failures[min(failures)]}",
+            err=True,
+        )
+    return rows
 
 
 def _goal(shared: dict[str, Any]) -> Goal:
