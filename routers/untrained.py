@@ -38,8 +38,9 @@ class Plan:
     encoder : str or None
         None is the encoder that ships, or for ``finetuned`` what that was made from; a folder with
         ``encoder.onnx``, a router artifact for example, is used as it is and not tuned further; any
-        other folder or Hugging Face name is exported from sentence-transformers, and fine-tuned by
-        ``finetuned`` and ``cascade``. ``bag`` has none.
+        other folder or Hugging Face name is exported from sentence-transformers, if it is a
+        transformer with mean or first-token pooling, and fine-tuned by ``finetuned`` and
+        ``cascade``. ``bag`` has none.
     max_tokens : int
         Most tokens that the encoder reads of one prompt.
     foreign_category : str or None
