@@ -98,9 +98,7 @@ def test_an_expert_teaches_a_router_ones_own_categories(tmp_path: Path) -> None:
     assert len(labels) == 23
 
 
-@pytest.mark.parametrize(
-    "text", ["law: courts", "- law", "law:\nbaking: bread", "1: a\nb: c", "{"]
-)
+@pytest.mark.parametrize("text", ["law: courts", "- law", "law:\nbaking: bread", "1: a\nb: c", "{"])
 def test_categories_that_are_none_are_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
