@@ -75,7 +75,7 @@ def router(
 ) -> None:
     """Measure a router on labelled prompts.
 
-    Accuracy, calibration, coverage and latency.
+    Accuracy, calibration, coverage and latency, on what the gateway would read of each prompt.
     """
     with wrong_use():
         loaded = load_router(folder)
