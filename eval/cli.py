@@ -75,7 +75,7 @@ def router(
 ) -> None:
     """Measure a router on labelled prompts.
 
-    Accuracy, calibration, coverage and latency.
+    Accuracy, calibration, coverage and latency, on what the gateway would read of each prompt.
     """
     with wrong_use():
         loaded = load_router(folder)
@@ -119,7 +119,7 @@ def _show(found: dict[str, Any]) -> None:
     for name, share in found.get("stability", {}).items():
         console.print(f"same category after {name}: {share:.1%}")
     spent = ", ".join(f"{ms:.2f} ms at {n} words" for n, ms in found["latency_ms"].items())
-    console.print(f"median of one text on one core: {spent}")
+    console.print(f"median of one text on one core: {spent}; of long texts only the ends are read")
 
 
 @eval_group.command(name="replay", epilog=_REPLAY_EXAMPLES)

@@ -10,6 +10,7 @@ import numpy as np
 
 from routers.arrays import IntArray
 from routers.base import Router, decide
+from routers.text import read_alone
 
 _GREETINGS = ("Hey! ", "Hello, I hope you are well. ", "Hi there! Could you tell me: ")
 _THANKS = (" Many thanks!", " I would be grateful.", " Thank you so much for your time.")
@@ -64,6 +65,6 @@ def stability(router: Router, prompts: Sequence[str], seed: int) -> dict[str, fl
 
 def _decided(router: Router, prompts: Sequence[str]) -> IntArray:
     columns = {category: index for index, category in enumerate(router.categories_)}
-    rows = router.predict_proba(prompts)
+    rows = router.predict_proba([read_alone(prompt) for prompt in prompts])
     decisions = [decide(row, router.categories_, router.min_margin) for row in rows]
     return np.array([columns.get(decision.category, -1) for decision in decisions])

@@ -11,6 +11,7 @@ from routers.arrays import BoolArray
 from routers.base import Router
 from routers.data import Row
 from routers.metrics import Answers, f1_by_category, is_general
+from routers.text import read_alone
 
 _RESAMPLES = 1_000
 _LEVEL = (2.5, 97.5)
@@ -26,7 +27,8 @@ def evaluate(router: Router, rows: Sequence[Row], seed: int) -> dict[str, Any]:
     router : StoredRouter
         Its ``min_margin`` decides what is kept.
     rows : sequence of Row
-        Labels that are no category of the router count as answered wrongly.
+        What the gateway would read of a prompt is classified. Labels that are no category of the
+        router count as answered wrongly.
     seed : int
         Of the bootstrap.
 
@@ -45,7 +47,7 @@ def evaluate(router: Router, rows: Sequence[Row], seed: int) -> dict[str, Any]:
     labels = [row.category for row in rows]
     unknown = sorted(set(labels) - set(router.categories_))
     categories = (*router.categories_, *unknown)
-    probabilities = router.predict_proba([row.prompt for row in rows])
+    probabilities = router.predict_proba([read_alone(row.prompt) for row in rows])
     padded = np.pad(probabilities, ((0, 0), (0, len(unknown))))
     answers = Answers.of(padded, labels, categories, router.min_margin)
 

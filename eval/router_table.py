@@ -73,7 +73,7 @@ def main(
 def _head(sets: Mapping[str, Sequence[Row]]) -> Iterator[str]:
     yield (
         f"| router | 10^6 parameters | {' | '.join(sets)} | typed otherwise / a sentence added "
-        f"| ms at 20 / 100 / 500 tokens |"
+        f"| ms at 20 / 100 / 500 words |"
     )
     yield f"|---|---|{'---|' * len(sets)}---|---|"
 

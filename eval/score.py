@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from msgspec.structs import replace
 
 from eval.grading import JUDGE, METRICS, Grader
 from routers.data import capped, read_lines
+from routers.kept import read_kept
 from routers.progress import Progress, silent
 
 _WANTED = '{"id": str, "prompt": str, "category": str or null, "answer": str}'
@@ -169,7 +169,7 @@ def score_experts(
     if endpoint.judge is None and any((q.metric or metric) == JUDGE for q in questions):
         raise ScoringError("the metric judge needs an expert that judges. Name one with --judge")
     log = out.with_name(f"{out.name}.answers.jsonl")
-    known = _read_log(log)
+    known = read_kept(log, _scored, "an answer")
     todo = _left(questions, experts, known, endpoint, metric)
     out.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
@@ -180,15 +180,6 @@ def score_experts(
         questions, [one for one in last if fit.get(one.id) == (one.prompt, one.graded)], out
     )
     return fresh, sum(task.kept is None for task in todo)
-
-
-def _read_log(log: Path) -> list[Scored]:
-    """Return what was logged; a last line that was cut while it was written goes."""
-    if not log.exists():
-        return []
-    end = log.read_bytes().rfind(b"\n") + 1
-    os.truncate(log, end)
-    return read_lines([log], _scored, "an answer") if end else []
 
 
 def _left(

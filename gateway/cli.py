@@ -14,6 +14,7 @@ from gateway.errors import ConfigError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from pathlib import Path
     from types import FrameType
 
     from routers.base import Router
@@ -81,11 +82,11 @@ def coe() -> None:
     """
 
 
-def open_teacher(name: str) -> AbstractContextManager[Router]:
+def open_teacher(name: str, categories: Path | None) -> AbstractContextManager[Router]:
     """Open the expert that ``coe train --distil`` names; see `gateway.teacher`."""
     from gateway.teacher import open_teacher as opened
 
-    return opened(name)
+    return opened(name, categories)
 
 
 def _end(number: int, _: FrameType | None) -> None:

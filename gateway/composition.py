@@ -262,31 +262,38 @@ def _assemble(
         routers: list[Router] = [trained]
         config, llm = registry.file.llm_router, None
         if config is not None and ask is not None:
-            llm = llm_router(registry, config, mapping, trained.categories_, ask)
+            llm = llm_router(
+                registry, config, described(registry, mapping, trained.categories_), ask
+            )
             routers.insert(0, llm)
         if registry.file.keywords:
             routers = [KeywordRouter(registry.file.keywords, router) for router in routers]
     return Composition(registry, tuple(routers), mapping, trained, card, llm)
 
 
+def described(
+    registry: ExpertRegistry, mapping: ExpertMapping, categories: Sequence[str]
+) -> dict[str, str]:
+    """Return what belongs to each category: what its first expert is good at."""
+    plain = mapping.plain()
+    first = {name: (*plain.get(name, ()), registry.general.name)[0] for name in categories}
+    return {name: registry[chosen].description for name, chosen in first.items()}
+
+
 def llm_router(
     registry: ExpertRegistry,
     config: LlmRouterConfig,
-    mapping: ExpertMapping,
-    categories: tuple[str, ...],
+    categories: Mapping[str, str],
     ask: AskExpert,
 ) -> LlmRouter:
-    """Return the LLM router; what belongs to a category is what its first expert is good at."""
+    """Return the LLM router over categories and what belongs to each."""
     expert = registry[config.expert]
-    plain = mapping.plain()
-    first = {name: (*plain.get(name, ()), registry.general.name)[0] for name in categories}
-    described = {name: registry[chosen].description for name, chosen in first.items()}
     try:
         return LlmRouter(
             ask(expert, config.timeout_s),
             expert.name,
             f"{expert.base_url} {expert.model}",
-            described,
+            categories,
             expert.active_params_b or 0.0,
             config.method,
         )

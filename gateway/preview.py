@@ -65,6 +65,20 @@ def _print_category(console: Console, shown: dict[str, Any]) -> None:
     for category, probability in ranked:
         table.add_row(escape(category), f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
     console.print(table)
+    if line := _cut(shown["read"]):
+        console.print(line)
+
+
+def _cut(read: dict[str, Any]) -> str:
+    """Say what was read of a prompt in a line; empty where that was all of it."""
+    of, windows = read["of"], read["windows"]
+    if not of["chars_left_out"] and not windows:
+        return ""
+    parts = "".join(
+        f"; {one['part']}: the first {one['head_chars']:,} and the last {one['tail_chars']:,}"
+        for one in windows
+    )
+    return f"read: {of['chars_read']:,} of {of['chars_total']:,} characters{parts}"
 
 
 def _billions(shown: dict[str, Any]) -> str:

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
 from gateway.backends.ask import ExpertAsk
-from gateway.composition import llm_router, read_mapping
+from gateway.composition import described, llm_router, read_mapping
 from gateway.errors import ConfigError
 from gateway.experts import Expert, ExpertRegistry, check_keys
 from gateway.inspection import running_experts
@@ -24,22 +27,22 @@ TIMEOUT_S = 60.0
 
 
 @contextmanager
-def open_teacher(name: str) -> Iterator[LlmRouter]:
+def open_teacher(name: str, categories: Path | None = None) -> Iterator[LlmRouter]:
     """Lend an LLM router over an expert of ``experts.yaml``; a local one runs while it lasts.
-
-    Its categories are those of the registry's own router.
 
     Parameters
     ----------
     name : str
         ``llm=EXPERT``. The registry is ``experts.yaml``, or what ``COE_CONFIG`` names.
+    categories : Path or None
+        YAML or JSON, category -> what belongs to it; None takes those of the registry's own router.
 
     Raises
     ------
     ValueError
         When `name` does not begin with ``llm=``.
     ConfigError
-        When the registry is broken or has no such expert.
+        When the registry is broken or has no such expert, or the categories are not that.
     """
     if not name.startswith(PREFIX):
         raise ValueError(f"a teacher is a router artifact or llm=EXPERT; got {name!r}")
@@ -48,11 +51,32 @@ def open_teacher(name: str) -> Iterator[LlmRouter]:
     if wanted not in registry:
         raise ConfigError(f"{name}: no expert {wanted!r}. Allowed: {', '.join(registry)}")
     check_keys(registry, os.environ)
-    categories = read_card(registry.router_path).categories
+    known = _own_categories(registry) if categories is None else _read_categories(categories)
     config = registry.file.llm_router or LlmRouterConfig(expert=wanted)
     config = config.model_copy(update={"expert": wanted})
     with _running(registry, registry[wanted]) as ask:
-        yield llm_router(registry, config, read_mapping(registry), categories, lambda *_: ask)
+        yield llm_router(registry, config, known, lambda *_: ask)
+
+
+def _own_categories(registry: ExpertRegistry) -> dict[str, str]:
+    categories = read_card(registry.router_path).categories
+    return described(registry, read_mapping(registry), categories)
+
+
+def _read_categories(path: Path) -> dict[str, str]:
+    try:
+        found = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"--categories: {path} must be readable YAML; got {error}") from error
+    is_mapping = isinstance(found, dict) and len(found) > 1
+    if not is_mapping or not all(
+        isinstance(text, str) and text.strip() for pair in found.items() for text in pair
+    ):
+        raise ConfigError(
+            f"--categories: {path} must hold two lines or more like 'law: contracts, rights and "
+            f"courts', a category and what belongs to it; got {str(found)[:80]}"
+        )
+    return {str(name): str(text) for name, text in found.items()}
 
 
 @contextmanager

@@ -121,6 +121,35 @@ class QuickRouter(Router, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a part of a router reads of a text that it does not read whole.
+
+    Attributes
+    ----------
+    part : str
+        What reads, e.g. ``encoder``.
+    head_chars, tail_chars : int
+        Characters read from the start and from the end of the text.
+    """
+
+    part: str
+    head_chars: int
+    tail_chars: int
+
+
+class WindowedRouter(Router, Protocol):
+    """A router that does not read all of a long text."""
+
+    def windows(self, text: str) -> tuple[Window, ...]:
+        """Return what each part reads of a text; none for parts that read all of it.
+
+        Parts that an answer may do without are told of too. What they are given, spelling put
+        right for one, may be a few characters longer or shorter than the text.
+        """
+        ...
+
+
 class TrainableRouter(Router, Protocol):
     """A router that learns from labelled prompts."""
 
@@ -220,6 +249,17 @@ def predict_or_defer(router: Router, text: str) -> FloatArray | Deferred:
     return router.predict_or_defer(text) if _is_quick(router) else partial(_row, router, text)
 
 
+def windows(router: Router, text: str) -> tuple[Window, ...]:
+    """Return what the parts of any router read of a text that they do not read whole."""
+    return router.windows(text) if _is_windowed(router) else ()
+
+
+def both_ends(part: str, text: str, head_chars: int, tail_chars: int) -> tuple[Window, ...]:
+    """Return the window of a part that reads so many characters of the ends of a longer text."""
+    is_cut = len(text) > head_chars + tail_chars
+    return (Window(part, head_chars, tail_chars),) if is_cut else ()
+
+
 def _row(router: Router, text: str) -> FloatArray:
     row: FloatArray = router.predict_proba([text])[0]
     return row
@@ -236,3 +276,7 @@ def _encodes(router: Router) -> TypeGuard[EncodingRouter]:
 
 def _is_quick(router: Router) -> TypeGuard[QuickRouter]:
     return hasattr(router, "predict_or_defer")
+
+
+def _is_windowed(router: Router) -> TypeGuard[WindowedRouter]:
+    return hasattr(router, "windows")

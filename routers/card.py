@@ -148,7 +148,8 @@ def scores_by_category(card: Card) -> Iterator[tuple[str, str, str, str, str]]:
 def latency_told(latency_ms: Mapping[str, float]) -> str:
     """Say what `routers.latency.latency_ms` found."""
     spent = " / ".join(f"{ms:.1f}" for ms in latency_ms.values())
-    return f"milliseconds at {' / '.join(latency_ms)} words: {spent}"
+    words = " / ".join(latency_ms)
+    return f"milliseconds at {words} words: {spent}; of long prompts only the ends are read"
 
 
 def _data(facts: Mapping[str, Any]) -> Iterator[str]:

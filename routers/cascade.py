@@ -12,7 +12,7 @@ import numpy as np
 
 from routers.arrays import BoolArray
 from routers.augment import augment
-from routers.base import Deferred, FloatArray
+from routers.base import Deferred, FloatArray, Window, windows
 from routers.embedding import EmbeddingRouter
 from routers.extras import import_extra
 from routers.mean import ImitatingRouter, Mean, restored, stored
@@ -118,6 +118,11 @@ class CascadeRouter:
         if cheap[at] >= self.escalate_below[at]:
             return cheap
         return lambda: self.mean.of_one(cheap, self.strong.predict_proba([read])[0])
+
+    def windows(self, text: str) -> tuple[Window, ...]:
+        """See `routers.base.WindowedRouter.windows`."""
+        (read,) = self._read([text])
+        return (*windows(self.cheap, read), *windows(self.strong, read))
 
     def needs_strong(self, cheap: FloatArray) -> BoolArray:
         """Say of each of the cheap router's rows whether the strong one is asked too.

@@ -15,13 +15,12 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
-from rich.table import Table
 
 from routers.artifact import check_target, load_router, read_card, save_router
 from routers.base import Router, RouterError
 from routers.calibrate import Goal
 from routers.calibrate import calibrate as calibrate_router
-from routers.card import Card, latency_told, scores_by_category, settings_behind_gate
+from routers.card import Card
 from routers.data import (
     DataError,
     Row,
@@ -38,15 +37,16 @@ from routers.figure import FIGURE_SUFFIXES, write_figure
 from routers.language import is_english
 from routers.language_gate import LanguageGate
 from routers.progress import Progress
-from routers.train import TrainOptions, held_out_report
+from routers.report import print_report
+from routers.train import TrainOptions, held_out_report, out_of_scope_report
 from routers.train import train as train_router
-from routers.untrained import TYPES, Plan, untrained_router
+from routers.untrained import MAX_TOKENS, TYPES, Plan, untrained_router
 
 _FEWEST_ROWS = 20
 """Fewer prompts say nothing of where a threshold should be."""
 _FOLDS = 5
-_CASCADE_IS_IDLE = 0.95
 _SHOWN_PLACES = 6
+_SHOWN_FAILURES = 20
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
@@ -65,6 +65,7 @@ Examples:
   coe train prompts.jsonl --out my-router --out-of-scope chatter.jsonl --figure report.html
   coe train prompts.jsonl --out my-router --type finetuned --encoder BAAI/bge-small-en-v1.5
   coe train unlabelled.jsonl --out my-router --distil llm=general
+  coe train unlabelled.jsonl --out my-router --distil llm=general --categories mine.yaml
 
 {_DATA_FORMAT}
 """
@@ -153,13 +154,27 @@ def _goal_options(command: _Command) -> _Command:
 @click.option("--out", required=True, type=_PATH, help="Artifact folder to write.")
 @click.option("--type", type=click.Choice(TYPES), default="linear", show_default=True)
 @click.option("--name", default="custom", show_default=True, help="The router's name.")
-@click.option("--encoder", help="Folder or Hugging Face name; default: the encoder that ships.")
-@click.option("--max-tokens", type=click.IntRange(8, 512), help="Tokens read of one prompt.")
+@click.option(
+    "--encoder",
+    help="Folder or Hugging Face name of a sentence encoder; default: the one that ships.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(8, 512),
+    default=MAX_TOKENS,
+    show_default=True,
+    help="Most tokens that the encoder reads of one prompt, from both ends of a longer one.",
+)
 @click.option("--foreign-category", help="Category of all prompts that are not in English.")
 @click.option(
     "--distil",
     metavar="TEACHER",
     help="Label the prompts first: by a router artifact, or llm=EXPERT of experts.yaml.",
+)
+@click.option(
+    "--categories",
+    type=_PATH,
+    help="YAML of category: what belongs to it, for llm=EXPERT. [default: the router's own]",
 )
 @click.option("--held-out", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True)
 @click.option("--max-rows-per-source", type=_COUNT, help="Cap per source and category.")
@@ -175,9 +190,10 @@ def train(
     type: str,
     name: str,
     encoder: str | None,
-    max_tokens: int | None,
+    max_tokens: int,
     foreign_category: str | None,
     distil: str | None,
+    categories: Path | None,
     held_out: float,
     max_rows_per_source: int | None,
     max_rows_per_category: int | None,
@@ -186,7 +202,8 @@ def train(
 ) -> None:
     """Train a router on labelled prompts.
 
-    It is written as a folder that `router` in experts.yaml names.
+    It is written as a folder that `router` in experts.yaml names. The labels of --distil are kept
+    beside it, in OUT.labels.jsonl: a run that was cut goes on where it was.
     """
     with wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         plan = Plan(type, name, encoder, max_tokens, foreign_category)
@@ -199,12 +216,8 @@ def train(
             _goal(shared),
         )
         check_target(out)
-        if distil is None:
-            rows = read_rows(files)
-            _warn(files, rows)
-        else:
-            with _teacher(distil, open_teacher) as teacher:
-                rows = distilled_rows(teacher, read_prompts(files), progress)
+        with _teacher(distil, categories, open_teacher) as teacher:
+            rows = _rows(files, teacher, out, progress)
         out_of_scope = _out_of_scope(shared)
         router = untrained_router(plan, seed, Path(scratch))
         try:
@@ -244,6 +257,7 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
             )
         training = dict(read_card(folder).training)
         training["held_out"] = held_out_report(answers, router.categories_)
+        training["out_of_scope"] = out_of_scope_report(router, out_of_scope)
         training["calibrated"] = {
             "rows": len(rows),
             "out_of_scope": len(out_of_scope),
@@ -300,12 +314,41 @@ def _warn(files: Sequence[Path], rows: Sequence[Row]) -> None:
         )
 
 
-def _teacher(name: str, open_teacher: OpenTeacher | None) -> AbstractContextManager[Router]:
-    if Path(name).is_dir():
+def _teacher(
+    name: str | None, categories: Path | None, open_teacher: OpenTeacher | None
+) -> AbstractContextManager[Router | None]:
+    is_artifact = name is not None and Path(name).is_dir()
+    if categories is not None and (name is None or is_artifact):
+        raise ValueError("--categories is for --distil llm=EXPERT; a router has its own")
+    if name is None:
+        return nullcontext()
+    if is_artifact:
         return nullcontext(load_router(Path(name)))
     if open_teacher is None:
         raise ValueError(f"--distil must be a router artifact folder here; got {name!r}")
-    return open_teacher(name)
+    return open_teacher(name, categories)
+
+
+def _rows(
+    files: Sequence[Path], teacher: Router | None, out: Path, progress: Progress
+) -> list[Row]:
+    """Read labelled prompts, or have a teacher label prompts and say which it could not."""
+    if teacher is None:
+        rows = read_rows(files)
+        _warn(files, rows)
+        return rows
+    prompts, target = read_prompts(files), out.resolve()
+    log = target.with_name(f"{target.name}.labels.jsonl")
+    rows, failures = distilled_rows(teacher, prompts, log, progress)
+    if failures:
+        shown = ", ".join(map(str, [*failures][:_SHOWN_FAILURES]))
+        more = ", ..." if len(failures) > _SHOWN_FAILURES else ""
+        click.echo(
+            f"note: {len(failures)} of {len(prompts)} prompts got no label and are left out, by "
+            f"their place in DATA: {shown}{more}; the first because {failures[min(failures)]}",
+            err=True,
+        )
+    return rows
 
 
 def _goal(shared: dict[str, Any]) -> Goal:
@@ -322,63 +365,6 @@ def _report(folder: Path, card: Card, shared: dict[str, Any]) -> None:
     if shared["as_json"]:
         click.echo(json.dumps(msgspec.to_builtins(card)))
     else:
-        _show(folder, card)
+        print_report(folder, card, _goal(shared))
     if shared["figure"]:
         write_figure(card, shared["figure"])
-
-
-def _show(folder: Path, card: Card) -> None:
-    scores = card.training["held_out"]
-    judged = f"{scores['folds']} folds" if scores.get("folds") else "the hold-out"
-    table = Table(
-        *("category", "precision", "recall", "F1", "prompts", "else mostly taken for"),
-        title=f"{card.name}@{card.version} in {folder}",
-    )
-    for row, counts in zip(scores_by_category(card), scores["confusion"], strict=True):
-        table.add_row(*row, _mistaken(row[0], counts, card))
-    console = Console(markup=False, emoji=False)
-    console.print(table)
-    console.print(
-        f"{scores['n']} prompts of {judged}, which temperature and threshold are fitted to: "
-        f"accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "
-        f"calibration error {scores['ece']:.3f}; answers that lead general by "
-        f"{card.min_margin:.3f} are kept: {scores['coverage']:.1%} of prompts, accuracy "
-        f"{scores['covered_accuracy']:.3f}"
-    )
-    if n_left_out := card.training.get("data", {}).get("rows_duplicate"):
-        console.print(f"{n_left_out} rows were left out as duplicates")
-    facts = card.training.get("calibrated", card.training.get("data", {}))
-    if not facts.get("out_of_scope"):
-        console.print(
-            "the threshold is set by small talk of ours, as --out-of-scope names no prompts; "
-            "--out-of-scope-share 0 leaves it out"
-        )
-    if not card.min_margin:
-        console.print(
-            "note: no prompt is too unsure for its category, so none goes to the general "
-            "expert for that; --out-of-scope names prompts that should"
-        )
-    escalated = settings_behind_gate(card).get("escalated")
-    if escalated is not None:
-        console.print(f"the encoder is asked for {escalated:.0%} of the prompts{_hint(escalated)}")
-    if "latency_ms" in card.training:
-        console.print(latency_told(card.training["latency_ms"]))
-
-
-def _hint(escalated: float) -> str:
-    """Say what to do where the cheap stage of a cascade hardly ever answers."""
-    if escalated < _CASCADE_IS_IDLE:
-        return ""
-    return (
-        ": the cheap stage saves nothing. Some thousand prompts may tell when it can be trusted; "
-        "with fewer, --type linear is smaller"
-    )
-
-
-def _mistaken(category: str, counts: Sequence[int], card: Card) -> str:
-    """Name the category that prompts of this one are most often wrongly given."""
-    wrong = {
-        other: n for other, n in zip(card.categories, counts, strict=True) if other != category
-    }
-    most = max(wrong, key=lambda other: wrong[other])
-    return f"{most} ({wrong[most]})" if wrong[most] else ""

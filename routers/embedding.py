@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from routers.arrays import AnyArray, IntArray
-from routers.base import FloatArray
+from routers.base import FloatArray, Window
 from routers.calibrate import tempered
 from routers.encoder import SentenceEncoder
 from routers.progress import Progress, silent
@@ -67,6 +67,11 @@ class EmbeddingRouter(TemperedRouter):
         (embedding,) = self.encoder.encode([text])
         (row,) = tempered(self._answer(embedding)[np.newaxis], self.temperature)
         return row, embedding
+
+    def windows(self, text: str) -> tuple[Window, ...]:
+        """See `routers.base.WindowedRouter.windows`; of the encoder."""
+        read = self.encoder.read(text)
+        return () if read.complete else (Window("encoder", read.head_chars, read.tail_chars),)
 
     @abstractmethod
     def _learn(self, embeddings: FloatArray, labels: IntArray) -> dict[str, AnyArray]:

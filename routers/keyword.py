@@ -18,10 +18,12 @@ from routers.base import (
     Deferred,
     FloatArray,
     Router,
+    Window,
     active_params_to_embed_b,
     encoder_digest,
     predict_and_embed,
     predict_or_defer,
+    windows,
 )
 
 _MAX_BYTES = 32 << 20
@@ -126,6 +128,10 @@ class KeywordRouter:
         if self.matches(text):
             return self.predict_proba([text])[0], None
         return predict_and_embed(self._fallback, text)
+
+    def windows(self, text: str) -> tuple[Window, ...]:
+        """See `routers.base.WindowedRouter.windows`; rules are looked for in all of a text."""
+        return () if self.matches(text) else windows(self._fallback, text)
 
     def matches(self, text: str) -> bool:
         """Whether a rule decides for a text, so that no router was really run."""

@@ -30,6 +30,8 @@ from functools import cache
 from threading import Lock
 from typing import Any
 
+from routers.base import Window, both_ends
+
 ENGLISH = "en"
 
 _HEAD_CHARS = 1500
@@ -134,6 +136,11 @@ def is_plainly_english(text: str) -> bool:
     """Say whether a request can be taken as English without asking the model."""
     prose = _prose(text)
     return not _is_other_script(prose) and _plainly_english(prose) is not None
+
+
+def language_windows(text: str) -> tuple[Window, ...]:
+    """Return what is looked at of a text for its language, unless that is all of it."""
+    return both_ends("language", text, _HEAD_CHARS, _TAIL_CHARS)
 
 
 def _plainly_english(prose: str) -> float | None:

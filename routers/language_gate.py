@@ -12,12 +12,14 @@ from routers.arrays import BoolArray
 from routers.base import (
     Deferred,
     FloatArray,
+    Window,
     active_params_to_embed_b,
     encoder_digest,
     predict_and_embed,
     predict_or_defer,
+    windows,
 )
-from routers.language import is_english, is_plainly_english
+from routers.language import is_english, is_plainly_english, language_windows
 from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
 from routers.tempered import content_version
@@ -74,6 +76,10 @@ class LanguageGate:
         if is_plainly_english(text):
             return predict_or_defer(self.router, text)
         return lambda: self.predict_proba([text])[0]
+
+    def windows(self, text: str) -> tuple[Window, ...]:
+        """See `routers.base.WindowedRouter.windows`."""
+        return (*language_windows(text), *windows(self.router, text))
 
     @property
     def encoder_digest(self) -> str | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from routers.base import FloatArray, RouterError
+from routers.base import FloatArray, RouterError, Window, both_ends
 
 LABELS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TOP_LOGPROBS = 20
@@ -107,6 +107,10 @@ class LlmRouter:
         """
         rows = [self._row(text) for text in texts]
         return np.array(rows, dtype=np.float64).reshape(len(rows), len(self.categories_))
+
+    def windows(self, text: str) -> tuple[Window, ...]:
+        """See `routers.base.WindowedRouter.windows`."""
+        return both_ends("llm", text, MAX_CHARS // 2, MAX_CHARS // 2)
 
     def explain(self, text: str) -> tuple[str, str]:
         """Return the category and the model's reason for it, in a sentence.

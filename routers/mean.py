@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 
 from routers.arrays import IntArray
-from routers.base import FloatArray, QuickRouter
+from routers.base import FloatArray, QuickRouter, Window, windows
 from routers.calibrate import fit_temperature, log_loss, tempered, tempered_row
 from routers.metrics import label_indices
 from routers.progress import Progress, silent
@@ -146,6 +146,10 @@ class MeanRouter:
         """See `routers.base.QuickRouter.predict_or_defer`; nothing is deferred."""
         first, second = self.first.predict_or_defer(text), self.second.predict_or_defer(text)
         return self.mean.of_one(first, second)
+
+    def windows(self, text: str) -> tuple[Window, ...]:
+        """See `routers.base.WindowedRouter.windows`."""
+        return (*windows(self.first, text), *windows(self.second, text))
 
     def calibrate(
         self,

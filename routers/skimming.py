@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from routers.base import FloatArray
+from routers.base import FloatArray, Window, both_ends
 from routers.calibrate import tempered_row
 from routers.linear import softmax
 from routers.progress import Progress, silent
@@ -77,6 +77,10 @@ class SkimmingRouter(TemperedRouter):
     def predict_or_defer(self, text: str) -> FloatArray:
         """See `routers.base.QuickRouter.predict_or_defer`; nothing is deferred."""
         return tempered_row(softmax(self._logits(text)), self.temperature)
+
+    def windows(self, text: str) -> tuple[Window, ...]:
+        """See `routers.base.WindowedRouter.windows`."""
+        return both_ends(self.type, text, _HEAD_CHARS, _TAIL_CHARS)
 
     @abstractmethod
     def _logits(self, text: str) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from routers import data
-from routers.base import FloatArray
+from routers.base import FloatArray, margins
 from routers.calibrate import FEW_PROMPTS, Goal, calibrate
 from routers.data import Row
 from routers.latency import latency_ms
@@ -101,11 +101,11 @@ def train(
             "rows_trained": len(training),
             "rows_held_out": 0 if folds else len(judged),
             "rows_of_unseen_sources": len(unseen),
-            "out_of_scope": len(out_of_scope),
             "sha256": data.digest(used),
             "sources": count_sources(used),
         },
         "held_out": held_out_report(answers, router.categories_, folds),
+        "out_of_scope": out_of_scope_report(router, out_of_scope),
         "latency_ms": latency_ms(router, [row.prompt for row in judged]),
     }
 
@@ -159,6 +159,18 @@ def held_out_report(answers: Answers, categories: Sequence[str], folds: int = 0)
         "confusion": confusion(answers).tolist(),
         "reliability": reliability(answers),
     }
+
+
+def out_of_scope_report(router: StoredRouter, prompts: Sequence[str]) -> dict[str, Any] | None:
+    """Return how many prompts there are and the share that the router leaves to general, or None.
+
+    None: there are no prompts.
+    """
+    if not prompts:
+        return None
+    margin = margins(router.predict_proba(prompts), router.categories_)
+    to_general = np.isinf(margin) | (margin < router.min_margin)
+    return {"n": len(prompts), "to_general": float(to_general.mean())}
 
 
 def prepare(rows: Sequence[Row], options: TrainOptions) -> list[Row]:

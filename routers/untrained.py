@@ -21,7 +21,8 @@ from routers.registry import StoredRouter
 from routers.static import StaticRouter
 
 TYPES = ("linear", "knn", "finetuned", "bag", "static", "cascade")
-_MAX_TOKENS = 64
+MAX_TOKENS = 64
+"""Reading 256 is four times slower, and what a prompt is about shows at its ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,11 @@ class Plan:
     encoder : str or None
         None is the encoder that ships, or for ``finetuned`` what that was made from; a folder with
         ``encoder.onnx``, a router artifact for example, is used as it is and not tuned further; any
-        other folder or Hugging Face name is exported from sentence-transformers, and fine-tuned by
-        ``finetuned`` and ``cascade``. ``bag`` has none.
-    max_tokens : int or None
-        Most tokens read of one prompt; None is 64: reading 256 is four times slower, and what a
-        prompt is about shows at its ends.
+        other folder or Hugging Face name is exported from sentence-transformers, if it is a
+        transformer with mean or first-token pooling, and fine-tuned by ``finetuned`` and
+        ``cascade``. ``bag`` has none.
+    max_tokens : int
+        Most tokens that the encoder reads of one prompt.
     foreign_category : str or None
         Category of all prompts that are not in English; None routes them like the others.
     """
@@ -49,7 +50,7 @@ class Plan:
     type: str = "linear"
     name: str = "custom"
     encoder: str | None = None
-    max_tokens: int | None = None
+    max_tokens: int = MAX_TOKENS
     foreign_category: str | None = None
 
     @property
@@ -108,9 +109,9 @@ def _finetuned(plan: Plan, seed: int, scratch: Path) -> FinetunedRouter:
 
 def _open_encoder(plan: Plan, scratch: Path) -> SentenceEncoder:
     if plan.encoder is None:
-        return RememberingEncoder(DEFAULT_FOLDER, plan.max_tokens or _MAX_TOKENS)
+        return RememberingEncoder(DEFAULT_FOLDER, plan.max_tokens)
     if _is_exported(plan.encoder):
-        return RememberingEncoder(Path(plan.encoder), plan.max_tokens or _MAX_TOKENS)
+        return RememberingEncoder(Path(plan.encoder), plan.max_tokens)
     return _exported(plan.encoder, plan.max_tokens, scratch / "base")
 
 
@@ -118,7 +119,7 @@ def _is_exported(encoder: str | None) -> bool:
     return encoder is not None and (Path(encoder) / ENCODER_FILE).is_file()
 
 
-def _exported(name: str, max_tokens: int | None, folder: Path) -> SentenceEncoder:
+def _exported(name: str, max_tokens: int, folder: Path) -> SentenceEncoder:
     folder.mkdir()
     export_encoder(load_sentence_transformer(name), folder)
-    return RememberingEncoder(folder, max_tokens or _MAX_TOKENS)
+    return RememberingEncoder(folder, max_tokens)

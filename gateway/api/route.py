@@ -18,7 +18,7 @@ from gateway.experts import AUTO
 from gateway.plan import Plan
 from gateway.protocol import decode_fields, encode_fields, parse_chat_request
 from gateway.services import services_of
-from routers.base import Decision
+from routers.base import Decision, windows
 from routers.mapping import ExpertMapping, ScoredMapping
 
 router = APIRouter(prefix="/v1")
@@ -89,7 +89,11 @@ def describe(plan: Plan) -> dict[str, Any]:
             "category": decision.category,
             "confidence": decision.confidence,
             "probabilities": dict(zip(names, decision.probabilities.tolist(), strict=True)),
-            "read": {"text": reading.text, "of": asdict(reading.read)},
+            "read": {
+                "text": reading.text,
+                "of": asdict(reading.read),
+                "windows": [asdict(one) for one in windows(plan.router, reading.text)],
+            },
             "experts": _weighed(plan.mapping, decision, plan.preset),
         }
     return shown

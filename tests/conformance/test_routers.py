@@ -10,7 +10,16 @@ import pytest
 
 from routers.artifact import load_router, read_card, save_router
 from routers.bag import BagRouter
-from routers.base import Router, encoder_digest, predict_and_embed, predict_or_defer
+from routers.base import (
+    FloatArray,
+    Router,
+    Window,
+    active_params_to_embed_b,
+    encoder_digest,
+    predict_and_embed,
+    predict_or_defer,
+    windows,
+)
 from routers.cascade import CascadeRouter
 from routers.finetuned import FinetunedRouter
 from routers.knn import KnnRouter
@@ -26,6 +35,13 @@ TEXTS = [row.prompt for row in ROWS[::2]]
 LABELS = [row.category for row in ROWS[::2]]
 HELD_OUT_TEXTS = [row.prompt for row in ROWS[1::2]]
 HELD_OUT_LABELS = [row.category for row in ROWS[1::2]]
+# enough rows for the cheap stage of a cascade to be let alone, and a tenth of them wrong: with all
+# of them right every router would be sure of everything
+CALIBRATION_TEXTS = HELD_OUT_TEXTS * 2
+CALIBRATION_LABELS = [
+    label if index % 10 else "cooking" if label == "coding" else "coding"
+    for index, label in enumerate(HELD_OUT_LABELS * 2)
+]
 
 
 def untrained(type_name: str) -> StoredRouter:
@@ -46,8 +62,13 @@ def untrained(type_name: str) -> StoredRouter:
 
 def trained(type_name: str) -> StoredRouter:
     router = untrained(type_name).fit(TEXTS, LABELS)
-    router.calibrate(HELD_OUT_TEXTS, HELD_OUT_LABELS, np.ones(len(HELD_OUT_TEXTS)))
+    calibrate(router)
     return router
+
+
+def calibrate(router: StoredRouter) -> FloatArray:
+    weights = np.ones(len(CALIBRATION_TEXTS))
+    return router.calibrate(CALIBRATION_TEXTS, CALIBRATION_LABELS, weights)
 
 
 @pytest.fixture(scope="module", params=router_types())
@@ -137,6 +158,29 @@ def test_an_answer_at_once_or_deferred_is_the_same(router: StoredRouter) -> None
         assert row.tobytes() == router.predict_proba([text])[0].tobytes()
 
 
+def test_what_is_not_read_of_a_long_text_changes_nothing(router: StoredRouter) -> None:
+    text = " ".join(f"{prompt} {number}" for number, prompt in enumerate(HELD_OUT_TEXTS))
+    found = windows(router, text)
+    assert found
+    assert len({window.part for window in found}) == len(found)
+    a_word = 30  # a cut within a word may move when the rest of the word is another
+    head = max(window.head_chars for window in found) + a_word
+    tail = max(window.tail_chars for window in found) + a_word
+    changed = f"{text[:head]} something else {text[-tail:]}"
+    rows = router.predict_proba([text, changed])
+    assert rows[0].tobytes() == rows[1].tobytes()
+
+
+def test_a_short_text_is_read_whole(router: StoredRouter) -> None:
+    assert windows(router, HELD_OUT_TEXTS[0]) == ()
+
+
+def test_both_ends_of_a_long_text_are_read(router: StoredRouter) -> None:
+    for window in windows(router, "start " * 1_000 + "end " * 1_000):
+        assert isinstance(window, Window)
+        assert window.head_chars > window.tail_chars > 0
+
+
 def test_saving_again_writes_the_same_bytes(router: StoredRouter, tmp_path: Path) -> None:
     save_router(router, tmp_path / "one", {})
     save_router(load_router(tmp_path / "one"), tmp_path / "two", {})
@@ -175,5 +219,12 @@ def test_it_can_be_calibrated_on_the_answers_of_others(type_name: str) -> None:
 
 
 def test_calibration_returns_what_is_answered_from_then_on(router: StoredRouter) -> None:
-    answered = router.calibrate(HELD_OUT_TEXTS, HELD_OUT_LABELS, np.ones(len(HELD_OUT_TEXTS)))
-    assert answered.tobytes() == router.predict_proba(HELD_OUT_TEXTS).tobytes()
+    answered = calibrate(router)
+    assert answered.tobytes() == router.predict_proba(CALIBRATION_TEXTS).tobytes()
+
+
+def test_some_prompts_here_stop_at_the_cheap_stage_of_a_cascade_and_some_go_on() -> None:
+    router = trained("cascade")
+    at_once = [not callable(predict_or_defer(router, text)) for text in (*HELD_OUT_TEXTS, *NASTY)]
+    assert 0 < sum(at_once) < len(at_once)
+    assert router.active_params_b < active_params_to_embed_b(router)

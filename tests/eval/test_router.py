@@ -66,6 +66,17 @@ def test_a_few_answers_that_are_all_right_are_no_certainty(folder: Path, tmp_pat
     assert found["accuracy_ci95"] == pytest.approx([0, 1 - low])
 
 
+def test_what_the_gateway_would_read_of_a_prompt_is_classified(
+    folder: Path, tmp_path: Path
+) -> None:
+    coding = next(row for row in toy_rows() if row.category == "coding")
+    cooking = " ".join(row.prompt for row in toy_rows() if row.category == "cooking")
+    prompt = f"<system-reminder>{cooking}</system-reminder>\n{coding.prompt}"
+    rows = [Row(prompt, "coding"), Row(coding.prompt, "coding")]
+    found = json.loads(run(folder, write_lines(tmp_path / "test.jsonl", rows), "--json").stdout)
+    assert found["accuracy"] == 1
+
+
 def test_a_label_the_router_does_not_know_is_wrong(folder: Path, data: Path) -> None:
     found = json.loads(run(folder, data, "--json").stdout)
     assert found["unknown_categories"] == ["physics"]

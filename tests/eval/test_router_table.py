@@ -26,7 +26,7 @@ def test_the_table_is_printed(tmp_path: Path) -> None:
     header, rule, row = run(tmp_path).stdout.splitlines()
     assert header == (
         "| router | 10^6 parameters | exam | typed otherwise / a sentence added "
-        "| ms at 20 / 100 / 500 tokens |"
+        "| ms at 20 / 100 / 500 words |"
     )
     assert header.count("|") == rule.count("|") == row.count("|")
     otherwise, added = map(float, row.split("|")[4].split("/"))

@@ -143,6 +143,27 @@ def test_route_for_people_names_the_expert_and_the_fallbacks(tmp_path: Path) -> 
     assert "active parameters: unknown" in run("route", CODING, "--config", str(config)).output
 
 
+def test_route_says_what_was_read_of_a_long_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("Write a Python function that parses logs. " * 257, encoding="utf-8")
+    asked = ("route", "--file", str(path), "--config", str(REPO / "experts.yaml"))
+    read = json.loads(run(*asked, "--json").output)["read"]
+    by_part = {one["part"]: one for one in read["windows"]}
+    assert by_part["bag"] == {"part": "bag", "head_chars": 600, "tail_chars": 300}
+    assert 0 < by_part["encoder"]["tail_chars"] < by_part["encoder"]["head_chars"] < 600
+    shown = " ".join(run(*asked).output.split())
+    of = read["of"]
+    assert f"read: {of['chars_read']:,} of {of['chars_total']:,} characters; " in shown
+    assert "; bag: the first 600 and the last 300; " in shown
+    assert f"; encoder: the first {by_part['encoder']['head_chars']} and the last " in shown
+
+
+def test_route_says_nothing_of_what_was_read_whole() -> None:
+    asked = ("route", CODING, "--config", str(REPO / "experts.yaml"))
+    assert json.loads(run(*asked, "--json").output)["read"]["windows"] == []
+    assert "read:" not in run(*asked).output
+
+
 def test_route_of_a_front_ends_own_prompt_says_that_nothing_was_classified() -> None:
     prompt = "### Task:\nGenerate a concise, 3-5 word title with an emoji"
     shown = run("route", prompt, "--config", str(REPO / "experts.yaml"))

@@ -226,6 +226,7 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
         "sha256": digest(toy_rows()),
         "goal": {"min_coverage": 0.5, "out_of_scope": 1.0, "accuracy": 0.95},
     }
+    assert after.training["out_of_scope"] == {"n": 5, "to_general": 1.0}
     readme = (out / "README.md").read_text()
     assert "## Scores on the prompts that it was calibrated on last" in readme
     assert f"SHA-256 of these prompts: `{digest(toy_rows())}`" in readme
@@ -234,6 +235,20 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
     strangers = router.predict_proba(OUT_OF_SCOPE)
     decided = {decide(row, router.categories_, after.min_margin).category for row in strangers}
     assert decided == {"general"}
+
+
+def test_an_aim_that_is_missed_is_told(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "router"
+    known = [{"prompt": row.prompt} for row in toy_rows()[:5]]  # no threshold tells these apart
+    outside = write_lines(tmp_path / "outside.jsonl", known)
+    options = ("--out-of-scope", outside, "--out-of-scope-share", 1, "--min-coverage", 1)
+    said = run("train", data, "--out", out, "--type", "bag", *options).stdout
+    share = read_card(out).training["out_of_scope"]["to_general"]
+    assert share < 1
+    assert f"of 5 out-of-scope prompts {share:.1%} go to the general expert; 100.0% was" in said
+    assert "held back by --min-coverage 1" in " ".join(said.split())
+    said = run("calibrate", out, data, "--min-coverage", 1, "--target-accuracy", 1).stdout
+    assert "180 prompts of those that it was calibrated on" in said
 
 
 def test_calibrating_on_other_categories_is_refused(data: Path, tmp_path: Path) -> None:

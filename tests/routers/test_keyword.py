@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routers.base import FloatArray, Router
+from routers.bag import BagRouter
+from routers.base import FloatArray, Router, windows
 from routers.keyword import KeywordRouter, RuleError
 
 FALLBACK_ROW = [0.5, 0.3, 0.2]
@@ -34,6 +35,14 @@ def category(rules: Mapping[str, Sequence[str]], text: str) -> str:
     """Return the category a rule gives a text, "" when none matches."""
     row = KeywordRouter(rules, CountingRouter()).predict_proba([text])[0]
     return "" if row.tolist() == FALLBACK_ROW else CountingRouter.categories_[row.argmax()]
+
+
+def test_a_rule_reads_a_text_whole_and_a_router_what_it_reads() -> None:
+    fallback = BagRouter("bag").fit(["a tort", "a loop"], ["law", "coding"])
+    router = KeywordRouter({"law": ["tort"]}, fallback)
+    assert windows(router, "word " * 500 + "tort") == ()
+    assert windows(router, "word " * 500) == windows(fallback, "word " * 500) != ()
+    assert windows(KeywordRouter({"law": ["tort"]}, CountingRouter()), "word " * 500) == ()
 
 
 def test_it_is_a_router_with_the_categories_of_its_fallback() -> None:
