@@ -19,7 +19,7 @@ from eval.failover.cli import failover, soak_command
 from eval.grading import CODE, METRICS
 from eval.replay_report import PLOT_SUFFIXES, draw, table_of
 from eval.robustness import stability
-from eval.router import evaluate
+from eval.router import evaluate, mistakes
 from eval.sandbox import isolated
 from eval.score import Endpoint, Scored, read_questions, score_experts
 from routers.artifact import load_router
@@ -68,18 +68,28 @@ eval_group.add_command(soak_command)
 @click.argument("folder", metavar="DIR", type=_PATH)
 @click.argument("files", metavar="DATA...", nargs=-1, required=True, type=_PATH)
 @click.option("--stability", "with_stability", is_flag=True, help="Also perturb the prompts.")
+@click.option("--mistakes", "mistakes_file", type=_PATH, help="File for what it gets wrong.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def router(
-    folder: Path, files: tuple[Path, ...], with_stability: bool, seed: int, as_json: bool
+    folder: Path,
+    files: tuple[Path, ...],
+    with_stability: bool,
+    mistakes_file: Path | None,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Measure a router on labelled prompts.
 
-    Accuracy, calibration, coverage and latency, on what the gateway would read of each prompt.
+    Accuracy, calibration, coverage and latency, on what the gateway would read of each prompt. The
+    lines of --mistakes are JSON, the surest mistakes first: among those are labels that are wrong.
     """
     with wrong_use():
         loaded = load_router(folder)
         rows, n_unlabelled = read_labelled(files)
+        if mistakes_file:
+            lines = [json.dumps(one, ensure_ascii=False) for one in mistakes(loaded, rows)]
+            mistakes_file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     found = {"n_unlabelled": n_unlabelled, **evaluate(loaded, rows, seed)}
     prompts = [row.prompt for row in rows]
     found["latency_ms"] = latency_ms(loaded, prompts)

@@ -67,6 +67,33 @@ def evaluate(router: Router, rows: Sequence[Row], seed: int) -> dict[str, Any]:
     }
 
 
+def mistakes(router: Router, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return the rows that a router puts in another category than their label, the surest first.
+
+    Among the surest are labels that are wrong.
+
+    Returns
+    -------
+    list of dict
+        Each ``prompt``, ``category`` (the label), ``answered``, ``confidence`` in [0, 1] and
+        ``source``.
+    """
+    probabilities = router.predict_proba([read_alone(row.prompt) for row in rows])
+    answered = [router.categories_[at] for at in probabilities.argmax(axis=1)]
+    wrong = [
+        {
+            "prompt": row.prompt,
+            "category": row.category,
+            "answered": category,
+            "confidence": round(float(confidence), 4),
+            "source": row.source,
+        }
+        for row, category, confidence in zip(rows, answered, probabilities.max(axis=1), strict=True)
+        if category != row.category
+    ]
+    return sorted(wrong, key=lambda one: -one["confidence"])
+
+
 def with_intervals(
     answers: Answers, metrics: Callable[[Answers], Mapping[str, float]], seed: int
 ) -> dict[str, Any]:

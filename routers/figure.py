@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markdown_it import MarkdownIt
 
 from routers.card import Card, render
 from routers.extras import import_extra
@@ -15,6 +16,12 @@ from routers.extras import import_extra
 FIGURE_SUFFIXES = (".html", ".png", ".svg", ".pdf")
 _DARK = 0.5
 """Share above which a cell is so dark that its number must be light."""
+_LEAST_INCHES, _INCHES_A_CATEGORY = 5.5, 0.3
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
+svg { width: 100%; height: auto } table { border-collapse: collapse }
+th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: left }
+"""
 
 
 def write_figure(card: Card, path: Path) -> None:
@@ -34,8 +41,9 @@ def write_figure(card: Card, path: Path) -> None:
     """
     figure_class = import_extra("matplotlib.figure", "train").Figure
     scores = card.training["held_out"]
-    figure = figure_class(figsize=(12, 5.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    height = max(_LEAST_INCHES, _INCHES_A_CATEGORY * len(card.categories))
+    figure = figure_class(figsize=(height + 6.5, height), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[height, _LEAST_INCHES])
     _draw_confusion(left, np.array(scores["confusion"]), card.categories)
     _draw_reliability(right, scores["reliability"])
     figure.suptitle(
@@ -53,10 +61,11 @@ def _page(figure: Any, card: Card) -> str:  # noqa: ANN401
     drawn = io.StringIO()
     figure.savefig(drawn, format="svg")
     svg = drawn.getvalue()[drawn.getvalue().index("<svg") :]
-    title, words = html.escape(f"{card.name}@{card.version}"), html.escape(render(card))
+    title = html.escape(f"{card.name}@{card.version}")
+    words = MarkdownIt("commonmark", {"html": False}).enable("table").render(render(card))
     return (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f"{svg}\n<pre>{words}</pre>\n</html>\n"
+        f"<style>{_STYLE}</style>\n{svg}\n{words}</html>\n"
     )
 
 
@@ -77,6 +86,7 @@ def _draw_reliability(axes: Any, bins: list[dict[str, float]]) -> None:  # noqa:
     confidence = [entry["confidence"] for entry in bins]
     accuracy = [entry["accuracy"] for entry in bins]
     sizes = [20 + 400 * entry["share"] for entry in bins]
-    axes.scatter(confidence, accuracy, s=sizes, label="prompts of like confidence")
+    axes.scatter(confidence, accuracy, s=sizes, clip_on=False, label="prompts of like confidence")
     axes.set(xlabel="confidence", ylabel="accuracy", title="reliability", xlim=(0, 1), ylim=(0, 1))
+    axes.set_aspect("equal")
     axes.legend(loc="upper left")

@@ -77,6 +77,18 @@ def test_what_the_gateway_would_read_of_a_prompt_is_classified(
     assert found["accuracy"] == 1
 
 
+def test_mistakes_are_written_the_surest_first(folder: Path, tmp_path: Path) -> None:
+    rows = [Row(row.prompt, "cooking", "s") for row in toy_rows() if row.category == "coding"][:9]
+    right = next(row for row in toy_rows() if row.category == "cooking")
+    file = tmp_path / "mistakes.jsonl"
+    run(folder, write_lines(tmp_path / "test.jsonl", [*rows, right]), "--mistakes", file)
+    found = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {one["prompt"] for one in found} == {row.prompt for row in rows}
+    assert {(one["category"], one["answered"]) for one in found} == {("cooking", "coding")}
+    confidence = [one["confidence"] for one in found]
+    assert confidence == sorted(confidence, reverse=True)
+
+
 def test_a_label_the_router_does_not_know_is_wrong(folder: Path, data: Path) -> None:
     found = json.loads(run(folder, data, "--json").stdout)
     assert found["unknown_categories"] == ["physics"]
