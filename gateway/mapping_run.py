@@ -18,7 +18,7 @@ from gateway.experts import ExpertRegistry
 from gateway.live.files import replace_text
 from gateway.schema import MappingTable
 from routers.artifact import load_router
-from routers.base import FloatArray
+from routers.base import GENERAL, FloatArray
 from routers.data import DataError
 from routers.estimate import estimate, one_hot
 from routers.finer_choice import Routed, learn_finer, route_all, used_experts
@@ -221,7 +221,8 @@ def _scored(
 def _share(path: Path, categories: Sequence[str]) -> tuple[FloatArray, Sequence[str]]:
     """Read how much each category weighs, by hand or as counted; one left out weighs nothing.
 
-    Also says what was counted of categories that a router before this one had.
+    Also says what was counted of categories that there are not: those of a router before this one,
+    and `GENERAL` for prompts of which a router that has no such category was unsure.
     """
     gone: Sequence[str] = ()
     try:
@@ -231,7 +232,8 @@ def _share(path: Path, categories: Sequence[str]) -> tuple[FloatArray, Sequence[
             weights = {name: one["requests"] for name, one in weights["by_category"].items()}
         unknown = [name for name in weights if name not in categories]
         if unknown and is_counted and len(unknown) < len(weights):
-            told = ", ".join(f"{name} ({weights[name]})" for name in unknown)
+            unsure = {GENERAL: ", the router was unsure"}
+            told = ", ".join(f"{name} ({weights[name]}{unsure.get(name, '')})" for name in unknown)
             gone = [f"left out of {path.name}, requests of categories that there are not: {told}"]
         elif unknown:
             raise ValueError(f"unknown categories {', '.join(unknown)}")

@@ -122,18 +122,21 @@ def test_traffic_of_categories_that_are_gone_is_left_out(
     tmp_path: Path, files: tuple[str, str]
 ) -> None:
     weights = tmp_path / "stats.json"
-    by_category = {name: {"requests": n} for name, n in (("math", 9), ("law", 70), ("art", 1))}
+    by_category = {name: {"requests": n} for name, n in (("math", 9), ("law", 70), ("general", 1))}
     weights.write_text(json.dumps({"by_category": by_category}))
     asked = (files[0], "--sizes", files[1], "--n-experts", "1", "--weights", str(weights))
     found = solved(*asked)
     assert found["kept"] == ["maths"]
-    told = "left out of stats.json, requests of categories that there are not: law (70), art (1)"
+    told = (
+        "left out of stats.json, requests of categories that there are not: law (70), "
+        "general (1, the router was unsure)"
+    )
     assert told in found["warnings"]
     del by_category["math"]
     weights.write_text(json.dumps({"by_category": by_category}))
     done = run(*asked)
     assert done.exit_code == 2
-    assert "got unknown categories law, art" in " ".join(done.output.split())
+    assert "got unknown categories law, general" in " ".join(done.output.split())
 
 
 def test_people_get_a_table(files: tuple[str, str]) -> None:
