@@ -139,6 +139,17 @@ def test_traffic_of_categories_that_are_gone_is_left_out(
     assert "got unknown categories law, general" in " ".join(done.output.split())
 
 
+def test_a_table_that_is_too_small_says_so(tmp_path: Path, files: tuple[str, str]) -> None:
+    one = write_scores(tmp_path / "one.jsonl", score_lines(RATES, n_each=1)[:1])
+    found = solved(str(one), "--sizes", files[1])
+    low, high = found["expected"]["default"]["score_ci95"]
+    assert 0 <= low < found["expected"]["default"]["score"] <= high <= 1
+    told = "too few prompts to say what default scores: 1 with a category"
+    assert any(told in text for text in found["warnings"])
+    plenty = solved(files[0], "--sizes", files[1])
+    assert not any("too few prompts" in text for text in plenty["warnings"])
+
+
 def test_people_get_a_table(files: tuple[str, str]) -> None:
     done = run(files[0], "--sizes", files[1], "--total-params-b", "10")
     assert done.exit_code == 0
