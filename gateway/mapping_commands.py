@@ -51,7 +51,9 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--total-params-b", type=click.FloatRange(0, min_open=True), help="Budget, resident.")
 @click.option("--active-params-b", type=click.FloatRange(0, min_open=True), help="Cap, on average.")
-@click.option("--n-experts", type=click.IntRange(1), help="Most experts kept.")
+@click.option(
+    "--n-experts", type=click.IntRange(1), help="Most experts kept; the general one always is."
+)
 @click.option(
     "--price",
     type=click.FloatRange(0),

@@ -97,8 +97,21 @@ def run_map(
         solved = _refined(problem, problem.routed, solved, limits, solve_keeping, progress)
     if write:
         write_mapping(registry, solved.mapping)
-    left_out = _left_out(table, problem.pool, registered, price_of)
-    return replace(solved, warnings=(*solved.warnings, *left_out, *gone))
+    told = (
+        *_places(problem.required, limits.n_experts),
+        *_left_out(table, problem.pool, registered, price_of),
+    )
+    return replace(solved, warnings=(*solved.warnings, *told, *gone))
+
+
+def _places(required: Sequence[str], n_experts: int | None) -> Sequence[str]:
+    """Tell of the experts that are kept whatever they score, where places are few."""
+    if n_experts is None:
+        return ()
+    return [
+        f"--n-experts {n_experts} counts {name}, which is always kept: it is the general expert"
+        for name in required
+    ]
 
 
 def _left_out(

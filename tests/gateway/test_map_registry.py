@@ -144,6 +144,14 @@ def test_the_general_expert_must_be_scored(tmp_path: Path, shipped: Path) -> Non
     assert "the general expert 'general' is always kept" in " ".join(done.output.split())
 
 
+def test_the_place_that_the_general_expert_takes_is_told(tmp_path: Path, shipped: Path) -> None:
+    asked = (str(shipped_scores(tmp_path)), "--config", str(shipped), "--plain")
+    found = solved(*asked, "--n-experts", "1")
+    assert found["kept"] == ["general"]
+    assert any("--n-experts 1 counts general, which" in text for text in found["warnings"])
+    assert not any("--n-experts" in text for text in solved(*asked)["warnings"])
+
+
 def test_the_general_expert_must_tell_what_is_paid_for(tmp_path: Path, shipped: Path) -> None:
     done = run(str(shipped_scores(tmp_path)), "--config", str(shipped), "--price-of", "latency")
     assert done.exit_code == 2
