@@ -81,7 +81,8 @@ def map_command(
     Maximises expected score minus price x active parameters, averaged over the categories; the
     kept experts of all presets share one budget of resident parameters. A preset that would take
     more than --active-params-b gets a higher price, and that is told. With --config, finer
-    categories are learned from the prompts, and kept where they pay on held-out prompts.
+    categories are learned from the prompts, and kept where they gain more than a standard error on
+    held-out prompts.
     """
     from gateway.mapping_run import run_map
 
@@ -130,6 +131,7 @@ def _print(solved: SolvedMap) -> None:
     for category in solved.mapping.categories:
         table.add_row(category, *(ranked[category][0] for ranked in plain.values()))
     console.print(table)
+    console.print("The table alone, on the prompts that it is made of, if the router never errs:")
     for preset, worth in solved.worth.items():
         low, high = worth.score_ci95
         console.print(
