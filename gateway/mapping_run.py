@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -15,6 +16,7 @@ from ruamel.yaml import YAML
 from gateway.config import parse_experts_file, read_experts_text
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
+from gateway.faults import suggest
 from gateway.live.files import replace_text
 from gateway.schema import MappingTable
 from routers.artifact import load_router
@@ -30,6 +32,8 @@ from routers.solve import Limits
 
 _TABLE_FILE = "mapping.json"
 _YAML_WIDTH = 100
+_ENOUGH_SCORED = 0.75
+"""Share of the prompts of which an expert should have a score; `coe eval replay` asks the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,8 @@ def run_map(
         write_mapping(registry, solved.mapping)
     told = (
         *_places(problem.required, limits.n_experts),
+        *_misnamed(table.categories, problem.categories),
+        *_seldom_scored(problem.table),
         *_left_out(table, problem.pool, registered, price_of),
     )
     return replace(solved, warnings=(*solved.warnings, *told, *gone))
@@ -112,6 +118,29 @@ def _places(required: Sequence[str], n_experts: int | None) -> Sequence[str]:
         f"--n-experts {n_experts} counts {name}, which is always kept: it is the general expert"
         for name in required
     ]
+
+
+def _misnamed(labels: Sequence[str | None], categories: Sequence[str]) -> Sequence[str]:
+    """Name what makes the router sort a table most of whose categories are its own."""
+    strange = Counter(label for label in labels if label not in categories)
+    if 2 * strange.total() >= len(labels):
+        return ()
+    return [
+        f"the router sorts all prompts anew: {count} of {len(labels)} came with the category "
+        f"{json.dumps(label)}, which it does not have. {suggest(label or '', categories)}"
+        for label, count in strange.items()
+    ]
+
+
+def _seldom_scored(table: ScoreTable) -> Sequence[str]:
+    """Name the experts that miss many of the scores."""
+    n_scored = (~np.isnan(table.scores)).sum(axis=0).tolist()
+    few = [
+        f"{name} ({count} of {len(table)})"
+        for name, count in zip(table.experts, n_scored, strict=True)
+        if count < _ENOUGH_SCORED * len(table)
+    ]
+    return [f"compared on fewer prompts than there are: {', '.join(few)}"] if few else ()
 
 
 def _left_out(

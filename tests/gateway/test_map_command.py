@@ -150,9 +150,18 @@ def test_a_table_that_is_too_small_says_so(tmp_path: Path, files: tuple[str, str
     assert not any("too few prompts" in text for text in plenty["warnings"])
 
 
+def test_an_expert_with_few_scores_is_named(tmp_path: Path, files: tuple[str, str]) -> None:
+    rows = score_lines(RATES)
+    for row in rows[20:]:
+        del row["scores"]["small"]
+    found = solved(str(write_scores(tmp_path / "few.jsonl", rows)), "--sizes", files[1])
+    assert "compared on fewer prompts than there are: small (20 of 80)" in found["warnings"]
+
+
 def test_people_get_a_table(files: tuple[str, str]) -> None:
     done = run(files[0], "--sizes", files[1], "--total-params-b", "10")
     assert done.exit_code == 0
+    assert "on the prompts that it is made of, if the router never errs:" in done.stdout
     assert "kept: small, maths; 8 B resident" in done.stdout
     assert "note: the next parameters should buy big" in done.stdout
 
