@@ -237,7 +237,10 @@ def test_prompts_without_all_scores_are_not_enough(tmp_path: Path, files: list[s
     named = ["--experts", "small,maths"]
     done = CliRunner().invoke(eval_group, ["replay", *files, *named])
     assert done.exit_code == 2
-    assert "got 5. Missing: {'small': 0, 'maths': 55}" in " ".join(done.output.split())
+    assert "got 5. Missing, of 60: maths 55. Leave" in " ".join(done.output.split())
+    Path(files[0]).write_text("\n".join(map(json.dumps, rows[:5])))
+    done = CliRunner().invoke(eval_group, ["replay", *files, *named])
+    assert "got 5. Score more prompts" in " ".join(done.output.split())
 
 
 def test_unlabelled_prompts_have_a_category_of_their_own(tmp_path: Path) -> None:
