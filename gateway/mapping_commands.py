@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ def map_command(
 
 
 def _prices(price: float, presets: tuple[str, ...]) -> dict[str, float]:
+    from gateway.schema import NAME_PATTERN
+
     prices = {DEFAULT_PRESET: price}
     for preset in presets:
         name, _, number = preset.partition("=")
@@ -106,6 +109,11 @@ def _prices(price: float, presets: tuple[str, ...]) -> dict[str, float]:
             prices[name] = -1.0
         if not name or not 0 <= prices[name] < float("inf"):
             raise ValueError(f"--preset must be NAME=PRICE, a price of 0 or more; got {preset!r}")
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ValueError(
+                "--preset: clients name it in model='auto:NAME', so NAME must be up to 64 of "
+                f"A-Z a-z 0-9 . _ -, the first a letter or digit; got {name!r}"
+            )
     return prices
 
 

@@ -169,10 +169,10 @@ def test_people_get_a_table(files: tuple[str, str]) -> None:
 def test_names_are_shown_as_they_are(files: tuple[str, str]) -> None:
     for path in map(Path, files):
         path.write_text(path.read_text().replace("maths", "maths[7b]").replace("big", "big[/INST]"))
-    shown = run(files[0], "--sizes", files[1], "--preset", "tiny[1]=0.2")
+    shown = run(files[0], "--sizes", files[1], "--preset", "tiny=0.2")
     assert shown.exit_code == 0, shown.output
     assert "kept: small, big[/INST], maths[7b]" in " ".join(shown.stdout.split())
-    assert "tiny[1]: score" in shown.stdout
+    assert "tiny: score" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,7 @@ def test_names_are_shown_as_they_are(files: tuple[str, str]) -> None:
         (("--total-params-b", "0.5"), "no choice of experts keeps to the limits"),
         (("--preset", "small"), "--preset must be NAME=PRICE"),
         (("--preset", "small=-1"), "--preset must be NAME=PRICE"),
+        (("--preset", "a b=1"), "NAME must be up to 64 of A-Z a-z 0-9 . _ -, the first a letter"),
         (("--write",), "--write needs --config"),
         (("--weights", "none.json"), "must be JSON {category: number}"),
     ],
