@@ -139,8 +139,8 @@ $(VENV)-rivals/.done: eval/failover/package.json
 	npm install --silent --prefix $(VENV)-rivals
 	@touch $@
 
-bench: $(VENV)/.test ## Measure the gateway beside its rivals and rewrite eval/bench
-	$(BIN)/coe eval bench --quick --rivals .venv-bench --out eval/bench
+bench: $(VENV)/.test ## Measure the gateway beside its rivals, rewrite eval/bench; FULL=1: all cases
+	$(BIN)/coe eval bench $(if $(FULL),,--quick) --rivals .venv-bench --out eval/bench
 
 bench-smoke: $(VENV)/.test ## Run the measurement once, for crashes and not for times
 	$(BIN)/coe eval bench --quick --rounds 1 --seconds 1 --workers 1 --only relay,coe \

@@ -95,7 +95,8 @@ def create_app(settings: Settings, environ: Mapping[str, str] = os.environ) -> F
 
     def outside(inner: ASGIApp) -> ASGIApp:
         direct = DirectRoutes(inner, [openai.router, messages.router, responses.router])
-        return AnswerHeaders(InFlightLimit(direct, settings.max_in_flight))
+        most_mb = max(settings.max_in_flight_mb, settings.max_body_mb)
+        return AnswerHeaders(InFlightLimit(direct, settings.max_in_flight, most_mb))
 
     app = _App(outside, lifespan)
     app.add_exception_handler(GatewayError, on_gateway_error)

@@ -178,7 +178,7 @@ class UnconditionalEditError(GatewayError):
 
 
 class OverloadedError(GatewayError):
-    """The worker has as many requests under way as it may."""
+    """The worker has as many requests under way, or as much in their bodies, as it may."""
 
     status = 503
     code = "overloaded"

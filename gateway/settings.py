@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """Largest request body, in 10^6 bytes."""
     max_in_flight: int = Field(default=1024, ge=1)
     """Requests under way in one worker; more are refused with 503."""
+    max_in_flight_mb: int = Field(default=256, ge=1)
+    """What their bodies may hold, in 10^6 bytes, and `max_body_mb` at least; more gets 503."""
     client_timeout_s: float = Field(default=30, gt=0)
     """How long a client may take to send a request or to read what was written, in seconds."""
     drain_timeout_s: int = Field(default=30, ge=0)

@@ -2,6 +2,7 @@
 
 uvicorn bounds idle connections only. Here a client must also begin and finish the head of its
 request, and take what is written to it, within the same time; `gateway.api.body` bounds the body.
+A client that was told to come back later is not listened to before (`gateway.api.in_flight`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from gateway.errors import InvalidRequestError
 
 MOST_HEAD_BYTES = 65_536
 MOST_HEADERS = 100
+REST = "rest_s"
+"""In the state of a request: for how long nothing is read after its answer, in seconds."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -34,7 +37,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._client_timeout_s = client_timeout_s
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._has_ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request."""
@@ -45,6 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Forget the timers."""
         self._stop(self._head_timer)
         self._stop(self._write_timer)
+        self._stop(self._rest_timer)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -58,6 +64,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Count the time and the bytes of a head."""
         super().on_message_begin()
+        self._has_ended = False
         self._expect_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -77,11 +84,18 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
         self._head_bytes -= len(body)
 
+    def on_message_complete(self) -> None:
+        """Note that all of a request has come."""
+        super().on_message_complete()
+        self._has_ended = True
+        self._rest()
+
     def on_response_complete(self) -> None:
         """Expect the next request, unless it is here already."""
         super().on_response_complete()
         if self.cycle.response_complete:
             self._expect_head()
+            self._rest()
 
     def pause_writing(self) -> None:
         """Wait for a client that does not read, but not forever."""
@@ -102,6 +116,13 @@ class BoundedProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+
+    def _rest(self) -> None:
+        """Read nothing for a while where that was asked for, once request and answer are over."""
+        if self._has_ended and self.cycle.response_complete and REST in self.scope["state"]:
+            self.flow.pause_reading()
+            rest_s = self.scope["state"].pop(REST)
+            self._rest_timer = self.loop.call_later(rest_s, self.flow.resume_reading)
 
     def _expect_head(self) -> None:
         self._stop(self._head_timer)

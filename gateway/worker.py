@@ -14,6 +14,10 @@ from gateway.logs import json_logging
 from gateway.settings import load_settings
 
 BACKLOG = 2048
+ACCEPTS = 8
+"""New connections in one turn of the event loop: libuv takes one from each listening socket. The
+last of many that come at once would wait for as many turns, each full of work for the first. More
+sockets let them in sooner, and each new connection wakes a worker once for every one of them."""
 GC_THRESHOLDS = (20_000, 20, 20)
 """Requests leave hardly a cycle behind; by default those under way are looked through each time."""
 
@@ -50,7 +54,8 @@ def main() -> None:
         )
         # uvicorn raises the signal that ended it once more: the last log lines are still to come
         signal.signal(signal.SIGTERM, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listener])
+        again = [listener.dup() for _ in range(ACCEPTS - 1)]
+        uvicorn.Server(config).run(sockets=[listener, *again])
 
 
 def _settle() -> None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from routers.arrays import IntArray
-from routers.base import FloatArray, margins
+from routers.base import GENERAL, FloatArray, margins
+from routers.default_data.written import asked_rows
 from routers.metrics import Answers
 from routers.progress import Progress, silent
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
     from routers.data import Row
     from routers.registry import StoredRouter
 
+FEW_PROMPTS = 140
+"""Of fewer prompts a share near 0.9 is not known to 0.05 either way (95%)."""
 _FEW_ROWS = 30
+_SMALL_TALK_EVERY = 8
 _ROUNDING = 1e-9
 """Of a share of a count that is whole: 1 - 0.9 times 10 is a little less than 1."""
 _TEMPERATURES = np.geomspace(0.1, 10.0, 201)
@@ -30,8 +34,8 @@ class Goal:
     """What the threshold is chosen for; all three are shares in [0, 1].
 
     The threshold is the lowest that reaches the aim, but never so high that less than
-    `min_coverage` is kept. With out-of-scope prompts at hand the aim is `out_of_scope`, without
-    them it is `accuracy`.
+    `min_coverage` is kept. With out-of-scope prompts at hand the aim is `out_of_scope`; without
+    them it is `accuracy`, and `out_of_scope` of our own `small_talk`.
 
     Attributes
     ----------
@@ -59,6 +63,7 @@ def calibrate(
     goal: Goal,
     progress: Progress = silent,
     unseen: Sequence[Row] = (),
+    answers: FloatArray | None = None,
 ) -> Answers:
     """Fit a router's temperature and threshold to prompts it was not trained on.
 
@@ -69,12 +74,14 @@ def calibrate(
     held_out : sequence of Row
         Labelled prompts.
     out_of_scope : sequence of str
-        Prompts that belong to no category; may be empty.
+        Prompts that belong to no category; without them, `small_talk` stands in.
     goal : Goal
     progress : Progress
     unseen : sequence of Row
         Labelled prompts of sources that nothing was trained on. In what the router fits they count
         together as much as `held_out` does: users' prompts may be like either.
+    answers : ndarray, shape (n_texts, n_categories), or None
+        See `routers.registry.StoredRouter.calibrate`.
 
     Returns
     -------
@@ -95,11 +102,21 @@ def calibrate(
             f"{', '.join(unknown)}. Drop those rows, or train again"
         )
     weights = np.concatenate([_source_weights(held_out), _source_weights(unseen)])
-    probabilities = router.calibrate([row.prompt for row in rows], labels, weights, progress)
+    prompts = [row.prompt for row in rows]
+    probabilities = router.calibrate(prompts, labels, weights, progress, answers)
     inside = Answers.of(probabilities, labels, router.categories_, min_margin=0.0)
-    outside = margins(router.predict_proba(out_of_scope), router.categories_)
-    router.min_margin = choose_min_margin(inside, outside, goal)
+    outside = margins(router.predict_proba(out_of_scope or small_talk()), router.categories_)
+    min_margin = choose_min_margin(inside, outside, goal)
+    if not out_of_scope:
+        min_margin = max(min_margin, choose_min_margin(inside, np.empty(0), goal))
+    router.min_margin = min_margin
     return Answers.of(probabilities, labels, router.categories_, router.min_margin)
+
+
+def small_talk() -> list[str]:
+    """Return prompts of everyday life, which few routers have a category for."""
+    prompts = [row.prompt for row in asked_rows() if row.category == GENERAL]
+    return prompts[::_SMALL_TALK_EVERY]
 
 
 def choose_min_margin(inside: Answers, outside: FloatArray, goal: Goal) -> float:
@@ -165,6 +182,10 @@ def tempered_row(row: Sequence[float], temperature: float) -> FloatArray:
 def fit_temperature(probabilities: FloatArray, truth: IntArray, weights: FloatArray) -> float:
     """Find the temperature that makes the labels of held-out texts likeliest.
 
+    A few answers that are all right do not prove that the next one is: with fewer than
+    `FEW_PROMPTS` texts, a text counts as its label to n + 1 parts and as the other categories to
+    one.
+
     Parameters
     ----------
     probabilities : ndarray, shape (n_texts, n_categories)
@@ -181,7 +202,8 @@ def fit_temperature(probabilities: FloatArray, truth: IntArray, weights: FloatAr
 
     References
     ----------
-    Temperature scaling (arXiv 1706.04599).
+    Temperature scaling (arXiv 1706.04599); targets for few labels: Platt 1999, Probabilistic
+    outputs for support vector machines.
     """
     if not len(truth):
         return 1.0
@@ -199,6 +221,9 @@ def log_loss(probabilities: FloatArray, truth: IntArray, weights: FloatArray) ->
 
 
 def _log_loss(logits: FloatArray, truth: IntArray, weights: FloatArray) -> float:
+    doubt = 1.0 / (len(truth) + 2) if len(truth) < FEW_PROMPTS else 0.0
     of_label = logits[np.arange(len(truth)), truth]
-    losses = np.logaddexp.reduce(logits, axis=1) - of_label
+    of_others = (logits.sum(axis=1) - of_label) / (logits.shape[1] - 1)
+    wanted = (1.0 - doubt) * of_label + doubt * of_others
+    losses = np.logaddexp.reduce(logits, axis=1) - wanted
     return float(weights @ losses / max(float(weights.sum()), 1e-12))

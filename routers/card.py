@@ -52,6 +52,9 @@ def render(card: Card) -> str:
     lines = list(_head(card))
     if "held_out" in card.training:
         lines.extend(_scores(card.training["held_out"], card.training.get("calibrated")))
+        lines.extend(_by_category(card))
+    if "latency_ms" in card.training:
+        lines.append(f"\n{latency_told(card.training['latency_ms'])}.")
     if "data" in card.training:
         lines.extend(_data(card.training["data"]))
     return "\n".join(lines) + "\n"
@@ -65,8 +68,7 @@ def _head(card: Card) -> Iterator[str]:
         f"({', '.join(card.categories)}). An average prompt takes "
         f"{1_000 * card.active_params_b:.1f} million parameters."
     )
-    behind_gate = card.settings.get("router", {}).get("settings")
-    yield from _escalation(behind_gate or card.settings)
+    yield from _escalation(settings_behind_gate(card))
     yield (
         f"Answers whose probability leads that of `{GENERAL}` by less than {card.min_margin:.3f} "
         f"go to the general expert."
@@ -75,19 +77,35 @@ def _head(card: Card) -> Iterator[str]:
         yield f"\n{note}"
 
 
+def settings_behind_gate(card: Card) -> Mapping[str, Any]:
+    """Return the settings of a router, or of the one behind a language gate."""
+    settings: Mapping[str, Any] = card.settings.get("router", {}).get("settings", card.settings)
+    return settings
+
+
 def _escalation(settings: Mapping[str, Any]) -> Iterator[str]:
     """Say of a cascade which prompts its cheap router answers."""
-    if "escalated" in settings:
-        below = settings["escalate_below"]
+    if "escalated" not in settings:
+        return
+    least, most = min(settings["escalate_below"]), max(settings["escalate_below"])
+    if least > 1:
+        yield "Its encoder is always asked: few prompts do not tell when its cheap stage errs."
+    else:
         yield (
-            f"Its cheap stage answers alone where it is {min(below):.3f} sure or more, in some "
-            f"categories {max(below):.3f}; for {settings['escalated']:.0%} of the hold-out the "
-            f"encoder was asked too."
+            f"Its cheap stage answers alone where it is {least:.3f} sure or more, in some "
+            f"categories {'never' if most > 1 else f'{most:.3f}'}; for "
+            f"{settings['escalated']:.0%} of the hold-out the encoder was asked too."
         )
 
 
 def _scores(scores: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> Iterator[str]:
-    if calibrated is None:
+    if calibrated is None and scores.get("folds"):
+        yield "\n## Scores on the training rows, by routers that had not learned from them\n"
+        origin = (
+            f"Rows are few: each was answered by one of {scores['folds']} routers that learned "
+            f"from the other parts of them. Expect less on other sources."
+        )
+    elif calibrated is None:
         yield "\n## Scores on the hold-out, which was not trained on\n"
         origin = (
             "Most of the hold-out comes from the same sources as the training rows: expect less on "
@@ -97,14 +115,40 @@ def _scores(scores: Mapping[str, Any], calibrated: Mapping[str, Any] | None) -> 
         yield "\n## Scores on the prompts that it was calibrated on last\n"
         origin = f"SHA-256 of these prompts: `{calibrated['sha256']}`."
     yield (
-        f"{scores['n']} prompts: accuracy {scores['accuracy']:.3f}, macro-F1 "
-        f"{scores['macro_f1']:.3f}, expected calibration error {scores['ece']:.3f}. "
+        f"{scores['n']} prompts, which temperature and threshold are fitted to: accuracy "
+        f"{scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, expected "
+        f"calibration error {scores['ece']:.3f}. "
         f"{scores['coverage']:.1%} keep their category, with accuracy "
         f"{scores['covered_accuracy']:.3f}. {origin}"
     )
-    yield "\n| category | F1 |\n|---|---|"
-    for category, f1 in scores["f1"].items():
-        yield f"| {category} | {f1:.3f} |"
+
+
+def _by_category(card: Card) -> Iterator[str]:
+    yield "\n| category | precision | recall | F1 | prompts |\n|---|---|---|---|---|"
+    for row in scores_by_category(card):
+        yield f"| {' | '.join(row)} |"
+
+
+def scores_by_category(card: Card) -> Iterator[tuple[str, str, str, str, str]]:
+    """Return name, precision, recall, F1 and prompts of every category; "-" where there is none."""
+    scores = card.training["held_out"]
+    answered = [sum(column) for column in zip(*scores["confusion"], strict=True)]
+    for at, (category, counts) in enumerate(zip(card.categories, scores["confusion"], strict=True)):
+        hits, labelled = counts[at], sum(counts)
+        f1 = scores["f1"].get(category)
+        yield (
+            category,
+            f"{hits / answered[at]:.3f}" if answered[at] else "-",
+            f"{hits / labelled:.3f}" if labelled else "-",
+            "-" if f1 is None else f"{f1:.3f}",
+            str(labelled),
+        )
+
+
+def latency_told(latency_ms: Mapping[str, float]) -> str:
+    """Say what `routers.latency.latency_ms` found."""
+    spent = " / ".join(f"{ms:.1f}" for ms in latency_ms.values())
+    return f"milliseconds at {' / '.join(latency_ms)} words: {spent}"
 
 
 def _data(facts: Mapping[str, Any]) -> Iterator[str]:

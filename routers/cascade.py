@@ -23,6 +23,8 @@ from routers.tempered import content_version
 
 _MOST_CHANGED = 0.0075
 """Share of the prompts that may get another category from the cheap router than from both."""
+_ALWAYS = 2.0
+"""A threshold that no confidence reaches, be it 1.0: the strong router is asked always."""
 _LEAST_DOUBT = 1e-4
 """Added to how unsure the cheap router is, so that its logarithm is finite."""
 _MAX_ITERATIONS = 1000
@@ -54,8 +56,8 @@ class CascadeRouter:
     name, version, categories_, active_params_b
         See `routers.base.Router`; the parameters are what an average held-out prompt used.
     escalate_below : ndarray, shape (n_categories,)
-        Confidence of the cheap router, in [0, 1], under which the strong one is asked, by the
-        cheap one's category; see `choose_escalation`.
+        Confidence of the cheap router under which the strong one is asked, by the cheap one's
+        category: in [0, 1], or 2 for always; see `choose_escalation`.
     escalated : float
         Share of held-out prompts for which the strong router was asked.
     mean : Mean
@@ -159,8 +161,13 @@ class CascadeRouter:
         labels: Sequence[str],
         weights: FloatArray,
         progress: Progress = silent,
+        answers: FloatArray | None = None,
     ) -> FloatArray:
         """See `routers.registry.StoredRouter.calibrate`."""
+        if answers is not None:  # before calibration all are the strong router's
+            strong = self.strong.calibrate(texts, labels, weights, progress, answers)
+            self._set_calibration(None, 1.0, Mean())
+            return strong
         read = self._read(texts)
         cheap = self.cheap.calibrate(read, labels, weights, progress)
         strong = self.strong.calibrate(read, labels, weights, progress)
@@ -223,8 +230,9 @@ class CascadeRouter:
         self, escalate_below: FloatArray | None, escalated: float, mean: Mean
     ) -> None:
         """Take over what calibration found; None: the strong router is always asked."""
-        never = np.ones(len(self.strong.categories_))
-        self.escalate_below = never if escalate_below is None else escalate_below
+        if escalate_below is None:
+            escalate_below = np.full(len(self.strong.categories_), _ALWAYS)
+        self.escalate_below = escalate_below
         self.escalated = escalated
         self.mean = mean
         self.categories_ = self.strong.categories_
@@ -273,17 +281,17 @@ def choose_escalation(cheap: FloatArray, both: FloatArray, weights: FloatArray) 
     Returns
     -------
     ndarray, shape (n_categories,)
-        Confidences from the lowest of the texts to 1, where the strong router must be asked nearly
+        Confidences from the lowest of the texts to 1; 2 where the strong router must be asked
         always, as in a category that the cheap one chose for none of the texts.
     """
     top, confidence = cheap.argmax(axis=1), cheap.max(axis=1)
     changed = top != both.argmax(axis=1)
     one_more = float((weights**2).sum() / weights.sum() ** 2) if len(weights) else 1.0
     if one_more > _MOST_CHANGED or changed.all():
-        return np.ones(cheap.shape[1])
+        return np.full(cheap.shape[1], _ALWAYS)
     unknown = np.bincount(top, weights, cheap.shape[1]) == 0
     if not changed.any():
-        return np.where(unknown, 1.0, confidence.min())
+        return np.where(unknown, _ALWAYS, confidence.min())
     linear_model = import_extra("sklearn.linear_model", "train")
     doubt = np.log(1.0 - confidence + _LEAST_DOUBT)
     features = np.column_stack([doubt, np.eye(cheap.shape[1])[top]])
@@ -296,7 +304,7 @@ def choose_escalation(cheap: FloatArray, both: FloatArray, weights: FloatArray) 
     n_alone = int(np.searchsorted(expected, _MOST_CHANGED - one_more, side="right"))
     slope, offsets = model.coef_[0, 0], model.intercept_ + model.coef_[0, 1:]
     if n_alone == 0 or slope <= 0:
-        return np.ones(cheap.shape[1])
+        return np.full(cheap.shape[1], _ALWAYS)
     highest_doubt = np.exp((logits[order[n_alone - 1]] - offsets) / slope)
     thresholds = np.clip(1.0 + _LEAST_DOUBT - highest_doubt, confidence.min(), 1.0)
-    return np.where(unknown, 1.0, thresholds)
+    return np.where(unknown, _ALWAYS, thresholds)

@@ -21,8 +21,17 @@ from routers.artifact import check_target, load_router, read_card, save_router
 from routers.base import Router, RouterError
 from routers.calibrate import Goal
 from routers.calibrate import calibrate as calibrate_router
-from routers.card import Card
-from routers.data import digest, read_prompts, read_rows
+from routers.card import Card, latency_told, scores_by_category, settings_behind_gate
+from routers.data import (
+    DataError,
+    Row,
+    alike_categories,
+    contradicting,
+    digest,
+    places,
+    read_prompts,
+    read_rows,
+)
 from routers.distil import OpenTeacher, distilled_rows
 from routers.extras import MissingExtraError, import_extra
 from routers.figure import FIGURE_SUFFIXES, write_figure
@@ -35,6 +44,9 @@ from routers.untrained import TYPES, Plan, untrained_router
 
 _FEWEST_ROWS = 20
 """Fewer prompts say nothing of where a threshold should be."""
+_FOLDS = 5
+_CASCADE_IS_IDLE = 0.95
+_SHOWN_PLACES = 6
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
@@ -99,7 +111,8 @@ def _goal_options(command: _Command) -> _Command:
             "--out-of-scope",
             "out_of_scope_file",
             type=_PATH,
-            help='JSON lines with a "prompt" of no category, to set the threshold by.',
+            help='JSON lines with a "prompt" of no category, to set the threshold by. '
+            "Without, small talk of ours stands in.",
         ),
         click.option(
             "--min-coverage",
@@ -120,7 +133,7 @@ def _goal_options(command: _Command) -> _Command:
             type=_SHARE,
             default=defaults.accuracy,
             show_default=True,
-            help="Without --out-of-scope: accuracy that the kept categories should have.",
+            help="Without --out-of-scope also: accuracy that the kept categories should have.",
         ),
         click.option(
             "--figure",
@@ -175,20 +188,32 @@ def train(
 
     It is written as a folder that `router` in experts.yaml names.
     """
-    options = TrainOptions(
-        seed, held_out, max_rows_per_source, max_rows_per_category, _goal(shared)
-    )
     with wrong_use(), tempfile.TemporaryDirectory() as scratch, progress_bars() as progress:
         plan = Plan(type, name, encoder, max_tokens, foreign_category)
+        options = TrainOptions(
+            seed,
+            held_out,
+            0 if plan.is_slow else _FOLDS,
+            max_rows_per_source,
+            max_rows_per_category,
+            _goal(shared),
+        )
         check_target(out)
         if distil is None:
             rows = read_rows(files)
+            _warn(files, rows)
         else:
             with _teacher(distil, open_teacher) as teacher:
                 rows = distilled_rows(teacher, read_prompts(files), progress)
         out_of_scope = _out_of_scope(shared)
         router = untrained_router(plan, seed, Path(scratch))
-        training = train_router(router, rows, out_of_scope, options, progress)
+        try:
+            training = train_router(router, rows, out_of_scope, options, progress)
+        except DataError as error:
+            if distil is None and error.rows:
+                where = places(files, [rows.index(row) for row in error.rows[:_SHOWN_PLACES]])
+                raise DataError(f"{error}: see {', '.join(where)}") from error
+            raise
         card = save_router(router, out, training)
         _report(out, card, shared)
 
@@ -210,7 +235,8 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
         goal = _goal(shared)
         if isinstance(router, LanguageGate) and not any(is_english(row.prompt) for row in rows):
             raise ValueError(f"{folder} routes English: some prompts must be English; got none")
-        answers = calibrate_router(router, rows, _out_of_scope(shared), goal, progress)
+        out_of_scope = _out_of_scope(shared)
+        answers = calibrate_router(router, rows, out_of_scope, goal, progress)
         if len(rows) < _FEWEST_ROWS:
             raise ValueError(
                 f"calibrating takes {_FEWEST_ROWS} prompts or more; got {len(rows)}, and a "
@@ -218,7 +244,12 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
             )
         training = dict(read_card(folder).training)
         training["held_out"] = held_out_report(answers, router.categories_)
-        training["calibrated"] = {"rows": len(rows), "sha256": digest(rows), "goal": asdict(goal)}
+        training["calibrated"] = {
+            "rows": len(rows),
+            "out_of_scope": len(out_of_scope),
+            "sha256": digest(rows),
+            "goal": asdict(goal),
+        }
         card = save_router(router, folder, training)
         _report(folder, card, shared)
 
@@ -255,6 +286,20 @@ def wrong_use() -> Iterator[None]:
         raise WrongUseError(str(error)) from error
 
 
+def _warn(files: Sequence[Path], rows: Sequence[Row]) -> None:
+    """Say on standard error which rows cannot all be meant."""
+    for names in alike_categories(rows):
+        shown = " and ".join(map(repr, names))
+        click.echo(f"warning: {shown} differ in case or spacing only: are they one?", err=True)
+    if contradictions := contradicting(rows):
+        where = ", ".join(places(files, contradictions[:_SHOWN_PLACES]))
+        click.echo(
+            f"warning: {len(contradictions)} rows are left out, since their prompts come with two "
+            f"categories: {where}{', ...' if len(contradictions) > _SHOWN_PLACES else ''}",
+            err=True,
+        )
+
+
 def _teacher(name: str, open_teacher: OpenTeacher | None) -> AbstractContextManager[Router]:
     if Path(name).is_dir():
         return nullcontext(load_router(Path(name)))
@@ -284,33 +329,50 @@ def _report(folder: Path, card: Card, shared: dict[str, Any]) -> None:
 
 def _show(folder: Path, card: Card) -> None:
     scores = card.training["held_out"]
+    judged = f"{scores['folds']} folds" if scores.get("folds") else "the hold-out"
     table = Table(
-        *("category", "F1 on the hold-out", "prompts", "else mostly taken for"),
+        *("category", "precision", "recall", "F1", "prompts", "else mostly taken for"),
         title=f"{card.name}@{card.version} in {folder}",
     )
-    for category, counts in zip(card.categories, scores["confusion"], strict=True):
-        f1 = scores["f1"].get(category)
-        shown = "-" if f1 is None else f"{f1:.3f}"
-        table.add_row(category, shown, str(sum(counts)), _mistaken(category, counts, card))
+    for row, counts in zip(scores_by_category(card), scores["confusion"], strict=True):
+        table.add_row(*row, _mistaken(row[0], counts, card))
     console = Console(markup=False, emoji=False)
     console.print(table)
     console.print(
-        f"hold-out: accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "
+        f"{scores['n']} prompts of {judged}, which temperature and threshold are fitted to: "
+        f"accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "
         f"calibration error {scores['ece']:.3f}; answers that lead general by "
         f"{card.min_margin:.3f} are kept: {scores['coverage']:.1%} of prompts, accuracy "
         f"{scores['covered_accuracy']:.3f}"
     )
+    if n_left_out := card.training.get("data", {}).get("rows_duplicate"):
+        console.print(f"{n_left_out} rows were left out as duplicates")
+    facts = card.training.get("calibrated", card.training.get("data", {}))
+    if not facts.get("out_of_scope"):
+        console.print(
+            "the threshold is set by small talk of ours, as --out-of-scope names no prompts; "
+            "--out-of-scope-share 0 leaves it out"
+        )
     if not card.min_margin:
         console.print(
             "note: no prompt is too unsure for its category, so none goes to the general "
             "expert for that; --out-of-scope names prompts that should"
         )
+    escalated = settings_behind_gate(card).get("escalated")
+    if escalated is not None:
+        console.print(f"the encoder is asked for {escalated:.0%} of the prompts{_hint(escalated)}")
     if "latency_ms" in card.training:
-        spent = card.training["latency_ms"]
-        console.print(
-            f"milliseconds at {' / '.join(spent)} words: "
-            f"{' / '.join(f'{ms:.1f}' for ms in spent.values())}"
-        )
+        console.print(latency_told(card.training["latency_ms"]))
+
+
+def _hint(escalated: float) -> str:
+    """Say what to do where the cheap stage of a cascade hardly ever answers."""
+    if escalated < _CASCADE_IS_IDLE:
+        return ""
+    return (
+        ": the cheap stage saves nothing. Some thousand prompts may tell when it can be trusted; "
+        "with fewer, --type linear is smaller"
+    )
 
 
 def _mistaken(category: str, counts: Sequence[int], card: Card) -> str:

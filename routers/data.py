@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import hashlib
 import zlib
@@ -18,7 +19,17 @@ _Item = TypeVar("_Item")
 
 
 class DataError(ValueError):
-    """A data file cannot be used; the message names file and lines."""
+    """A data file cannot be used; the message names file and lines.
+
+    Attributes
+    ----------
+    rows : sequence of Row
+        Of which the message speaks where it does not know their lines; see `places`.
+    """
+
+    def __init__(self, message: str, rows: Sequence[Row] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -82,18 +93,35 @@ def read_prompts(paths: Sequence[Path]) -> list[str]:
     return read_lines(paths, _prompt, '{"prompt": str}')
 
 
+def places(paths: Sequence[Path], indices: Iterable[int]) -> list[str]:
+    """Return file and line of the rows that `read_rows` gave at these indices."""
+    found = [f"{path}:{number}" for path in paths for number, _ in _lines(path)]
+    return [found[index] for index in indices]
+
+
+def contradicting(rows: Sequence[Row]) -> list[int]:
+    """Return the indices of rows whose prompt comes with two categories or more."""
+    groups = _groups(rows, lambda row: normalised(row.prompt)).values()
+    several = (group for group in groups if len({rows[index].category for index in group}) > 1)
+    return [index for group in several for index in group]
+
+
+def alike_categories(rows: Iterable[Row]) -> list[list[str]]:
+    """Return the categories that differ from one another in case and spacing only."""
+    categories = sorted({row.category for row in rows})
+    groups = _groups(categories, normalised).values()
+    return [[categories[index] for index in group] for group in groups if len(group) > 1]
+
+
 def without_duplicates(rows: Iterable[Row]) -> list[Row]:
     """Keep the first of the rows that differ in case and spacing only.
 
     Prompts that come with two categories are dropped: nobody can learn both.
     """
-    first: dict[str, Row] = {}
-    contradicted: set[str] = set()
-    for row in rows:
-        key = normalised(row.prompt)
-        if first.setdefault(key, row).category != row.category:
-            contradicted.add(key)
-    return [row for key, row in first.items() if key not in contradicted]
+    rows = list(rows)
+    contradicted = set(contradicting(rows))
+    groups = _groups(rows, lambda row: normalised(row.prompt)).values()
+    return [rows[group[0]] for group in groups if group[0] not in contradicted]
 
 
 def normalised(prompt: str) -> str:
@@ -127,11 +155,10 @@ def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], l
         A category has one row only.
     """
     groups = _groups(rows, lambda row: row.category)
-    lonely = sorted(str(category) for category, indices in groups.items() if len(indices) < 2)
+    lonely = [rows[indices[0]] for indices in groups.values() if len(indices) < 2]
     if lonely:
-        raise DataError(
-            f"every category must have two rows or more; got one for {', '.join(lonely)}"
-        )
+        names = ", ".join(sorted(row.category for row in lonely))
+        raise DataError(f"every category must have two rows or more; got one for {names}", lonely)
     held: set[int] = set()
     for indices in groups.values():
         order = np.random.default_rng(seed).permutation(len(indices))
@@ -139,6 +166,16 @@ def split(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], l
         held.update(indices[i] for i in order[:n_held])
     training = [row for i, row in enumerate(rows) if i not in held]
     return training, [rows[i] for i in sorted(held)]
+
+
+def dealt(rows: Sequence[Row], n_parts: int, seed: int) -> list[list[int]]:
+    """Deal every category's rows out to parts by `seed`; return the indices of each, none empty."""
+    parts: list[list[int]] = [[] for _ in range(n_parts)]
+    for indices in _groups(rows, lambda row: row.category).values():
+        order = np.random.default_rng(seed).permutation(len(indices))
+        for turn, at in enumerate(order):
+            parts[turn % n_parts].append(indices[at])
+    return [part for part in parts if part]
 
 
 def digest(rows: Iterable[Row]) -> str:
@@ -155,6 +192,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with opener(path, "rb") as file:
             for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     yield number, line
     except (OSError, EOFError, zlib.error) as error:
@@ -186,6 +225,11 @@ def read_lines(paths: Sequence[Path], parse: Callable[[bytes], _Item], wanted: s
             try:
                 items.append(parse(line))
             except (ValueError, RecursionError) as error:
+                if number == 1 and line[:1].isalnum() and (b"," in line or b"\t" in line):
+                    raise DataError(
+                        f"{path} must hold JSON lines, each {wanted}; it looks like CSV or TSV. "
+                        "Write each of its rows as a JSON object on a line"
+                    ) from error
                 problems.append(f"{path}:{number}: {error}")
     if problems:
         raise DataError(_report(problems, wanted))
@@ -198,7 +242,7 @@ def _row(line: bytes) -> Row:
     row = msgspec.json.decode(line, type=Row)
     _check_filled("prompt", row.prompt)
     _check_filled("category", row.category)
-    return row
+    return msgspec.structs.replace(row, category=row.category.strip())
 
 
 def _row_or_unlabelled(line: bytes) -> Row | None:

@@ -29,6 +29,9 @@ TOKENIZER_FILE = "tokenizer.json"
 _CHARS_PER_TOKEN = 16
 """Characters looked at for each token that may be read: bounds the work on a huge text."""
 
+_MOST_REMEMBERED = 10_000
+"""Texts whose vectors are kept: 30 MB."""
+
 _SLOW_FUSIONS = ["SkipLayerNormFusion"]
 """On the CPU the fused operator takes a fifth longer per text than what it replaces."""
 
@@ -206,6 +209,24 @@ class SentenceEncoder:
 
     def _framed(self, token_ids: list[int]) -> tuple[int, ...]:
         return (*self._prefix, *token_ids, *self._suffix)
+
+
+class RememberingEncoder(SentenceEncoder):
+    """For training, which comes back to the same texts: of many texts none is embedded twice."""
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        super().__init__(folder, max_tokens)
+        self._known: dict[str, FloatArray] = {}
+
+    def encode(self, texts: Sequence[str], progress: Progress = silent) -> FloatArray:
+        """See `SentenceEncoder.encode`."""
+        if len(texts) == 1 or len(texts) > _MOST_REMEMBERED:
+            return super().encode(texts, progress)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if len(self._known) + len(new) > _MOST_REMEMBERED:
+            self._known, new = {}, list(dict.fromkeys(texts))
+        self._known.update(zip(new, super().encode(new, progress), strict=True))
+        return np.array([self._known[text] for text in texts]).reshape(-1, self.n_dims)
 
 
 def n_ids(tokenizer: Tokenizer) -> int:

@@ -13,6 +13,8 @@ from routers.card import Card, render
 from routers.extras import import_extra
 
 FIGURE_SUFFIXES = (".html", ".png", ".svg", ".pdf")
+_DARK = 0.5
+"""Share above which a cell is so dark that its number must be light."""
 
 
 def write_figure(card: Card, path: Path) -> None:
@@ -37,7 +39,7 @@ def write_figure(card: Card, path: Path) -> None:
     _draw_confusion(left, np.array(scores["confusion"]), card.categories)
     _draw_reliability(right, scores["reliability"])
     figure.suptitle(
-        f"{card.name}@{card.version} on {scores['n']} held-out prompts: accuracy "
+        f"{card.name}@{card.version} on {scores['n']} prompts: accuracy "
         f"{scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, ECE {scores['ece']:.3f}"
     )
     if path.suffix.lower() == ".html":
@@ -64,7 +66,10 @@ def _draw_confusion(axes: Any, counts: Any, categories: tuple[str, ...]) -> None
     ticks = range(len(categories))
     axes.set_xticks(ticks, categories, rotation=90)
     axes.set_yticks(ticks, categories)
-    axes.set(xlabel="answered", ylabel="labelled", title="share of each label")
+    axes.set(xlabel="answered", ylabel="labelled", title="share of each label, and prompts")
+    for (row, column), n_prompts in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > _DARK else "black"
+        axes.text(column, row, n_prompts or "", color=colour, ha="center", va="center", fontsize=7)
 
 
 def _draw_reliability(axes: Any, bins: list[dict[str, float]]) -> None:  # noqa: ANN401

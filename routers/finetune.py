@@ -148,6 +148,8 @@ class _Classifier:
         self._transformer = transformer
         counts = np.bincount(labels)
         self._head = self._torch.nn.Linear(transformer.config.hidden_size, len(counts))
+        # without instructions for it, bfloat16 takes many times as long as float32
+        self._in_bfloat16 = bool(self._torch.cpu.get_capabilities().get("avx512_bf16"))
         self._torch.nn.init.zeros_(self._head.weight)
         self._torch.nn.init.zeros_(self._head.bias)
         self.modules = self._torch.nn.ModuleList([transformer, self._head])
@@ -194,7 +196,7 @@ class _Classifier:
         padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self._in_bfloat16):
             states = self._transformer(input_ids=padded, attention_mask=mask).last_hidden_state
         summed = (states.float() * mask[:, :, None]).sum(dim=1)
         return torch.nn.functional.normalize(summed / lengths[:, None], dim=1)

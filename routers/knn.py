@@ -21,10 +21,11 @@ _SCALE = 127
 class KnnRouter(EmbeddingRouter):
     """Weighted vote of the 20 nearest training prompts by cosine similarity.
 
-    Closer neighbours weigh more, and every category has a small vote of its own: as much together
-    as one neighbour that is as far away as the last neighbours of outlying training prompts. So a
-    prompt that is far from everything, or whose neighbours disagree, gets a flat row and a low
-    confidence. Embeddings are kept as int8.
+    Closer neighbours weigh more, as do those of a category that has few prompts: all prompts of a
+    category weigh as much together as those of any other. And every category has a small vote of
+    its own: as much together as one neighbour that is as far away as the last neighbours of
+    outlying training prompts. So a prompt that is far from everything, or whose neighbours
+    disagree, gets a flat row and a low confidence. Embeddings are kept as int8.
 
     References
     ----------
@@ -40,6 +41,7 @@ class KnnRouter(EmbeddingRouter):
             "embeddings": np.round(embeddings * _SCALE).astype(np.int8),
             "labels": labels.astype(np.int16),
             "far": np.percentile(similarities, [_FAR_PERCENTILE]),
+            "vote": len(labels) / (np.bincount(labels) * (labels.max() + 1.0)),
         }
 
     def _answer(self, embedding: FloatArray) -> FloatArray:
@@ -48,7 +50,7 @@ class KnnRouter(EmbeddingRouter):
         nearest = np.argpartition(-similarities, n_neighbours - 1)[:n_neighbours]
         n_categories = len(self.categories_)
         weights = _weight(similarities[nearest])
-        cast = np.bincount(self.head_["labels"][nearest], weights, n_categories)
+        cast = self._vote * np.bincount(self.head_["labels"][nearest], weights, n_categories)
         votes = cast + _weight(self.head_["far"]) / n_categories
         return np.asarray(votes / votes.sum())
 
@@ -56,6 +58,7 @@ class KnnRouter(EmbeddingRouter):
         super()._set_head(head, categories)
         if head:
             self._index = Rows(head["embeddings"] / _SCALE)
+            self._vote = head.get("vote", np.ones(len(categories)))  # an earlier version has none
 
 
 def _weight(similarity: FloatArray) -> FloatArray:

@@ -97,13 +97,18 @@ class LanguageGate:
         labels: Sequence[str],
         weights: FloatArray,
         progress: Progress = silent,
+        answers: FloatArray | None = None,
     ) -> FloatArray:
         """See `routers.registry.StoredRouter.calibrate`."""
         english = _english(texts)
         said = [label == self.foreign_category for label in _chosen(labels, ~english)]
         if english.any():
             english_rows = self.router.calibrate(
-                _chosen(texts, english), _chosen(labels, english), weights[english], progress
+                _chosen(texts, english),
+                _chosen(labels, english),
+                weights[english],
+                progress,
+                None if answers is None else answers[english],
             )
         rule_of_succession = (sum(said) + 1) / (len(said) + 2)
         self._set_foreign_confidence(rule_of_succession if said else self.foreign_confidence)

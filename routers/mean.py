@@ -11,7 +11,7 @@ import numpy as np
 
 from routers.arrays import IntArray
 from routers.base import FloatArray, QuickRouter
-from routers.calibrate import fit_temperature, log_loss, tempered_row
+from routers.calibrate import fit_temperature, log_loss, tempered, tempered_row
 from routers.metrics import label_indices
 from routers.progress import Progress, silent
 from routers.registry import StoredRouter, router_class
@@ -153,11 +153,15 @@ class MeanRouter:
         labels: Sequence[str],
         weights: FloatArray,
         progress: Progress = silent,
+        answers: FloatArray | None = None,
     ) -> FloatArray:
         """See `routers.registry.StoredRouter.calibrate`."""
+        truth = label_indices(labels, self.categories_)
+        if answers is not None:
+            self._set_mean(Mean(Mean().share, fit_temperature(answers, truth, weights)))
+            return tempered(answers, self.mean.temperature)
         first = self.first.calibrate(texts, labels, weights, progress)
         second = self.second.calibrate(texts, labels, weights, progress)
-        truth = label_indices(labels, self.categories_)
         self._set_mean(Mean.fit(first, second, truth, weights))
         return self.mean.of(first, second)
 

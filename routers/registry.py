@@ -46,6 +46,7 @@ class StoredRouter(Router, Protocol):
         labels: Sequence[str],
         weights: FloatArray,
         progress: Progress = ...,
+        answers: FloatArray | None = None,
     ) -> FloatArray:
         """Make the probabilities honest on texts that were not learned from.
 
@@ -55,11 +56,15 @@ class StoredRouter(Router, Protocol):
             Every label is one of ``categories_``.
         weights : ndarray, shape (n_texts,)
             How much each text counts, above 0.
+        progress : Progress
+        answers : ndarray, shape (n_texts, n_categories), or None
+            What routers like this one, fitted without the text and not calibrated, answered; None:
+            this router did not learn from the texts and answers itself.
 
         Returns
         -------
         ndarray of float64, shape (n_texts, n_categories)
-            What `predict_proba` now answers for `texts`.
+            What `predict_proba` now answers for `texts`, or `answers` as it would calibrate them.
         """
         ...
 

@@ -57,9 +57,10 @@ class TemperedRouter(ABC):
         labels: Sequence[str],
         weights: FloatArray,
         progress: Progress = silent,
+        answers: FloatArray | None = None,
     ) -> FloatArray:
         """See `routers.registry.StoredRouter.calibrate`."""
-        raw = self._raw_proba(texts, progress)
+        raw = self._raw_proba(texts, progress) if answers is None else answers
         truth = label_indices(labels, self.categories_)
         self._set_temperature(fit_temperature(raw, truth, weights))
         return tempered(raw, self.temperature)

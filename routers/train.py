@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from routers import data
-from routers.calibrate import Goal, calibrate
+from routers.base import FloatArray
+from routers.calibrate import FEW_PROMPTS, Goal, calibrate
 from routers.data import Row
 from routers.latency import latency_ms
 from routers.metrics import Answers, confusion, f1_by_category, reliability
@@ -28,6 +29,10 @@ class TrainOptions:
         Decides the hold-out and what the caps keep.
     held_out : float
         Share of every category's rows kept for calibration and scores, in (0, 1).
+    folds : int
+        Where that would be fewer than `routers.calibrate.FEW_PROMPTS`, the router learns from all
+        rows, and each row is answered for calibration and scores by one of so many that learned
+        from the other parts. 0: a hold-out, however small.
     max_rows_per_source : int or None
         Most rows of one source and category; None keeps all.
     max_rows_per_category : int or None
@@ -38,6 +43,7 @@ class TrainOptions:
 
     seed: int = 0
     held_out: float = 0.1
+    folds: int = 0
     max_rows_per_source: int | None = None
     max_rows_per_category: int | None = None
     goal: Goal = field(default_factory=Goal)
@@ -59,7 +65,7 @@ def train(
         Changed in place.
     rows : sequence of Row
     out_of_scope : sequence of str
-        Prompts of no category, for the threshold; may be empty.
+        Prompts of no category, for the threshold; see `routers.calibrate.calibrate`.
     options : TrainOptions
     progress : Progress
     unseen : sequence of Row
@@ -76,30 +82,78 @@ def train(
         The rows cannot be learned from.
     """
     used = prepare(rows, options)
-    training, held_out = data.split(used, options.held_out, options.seed)
-    router.fit([row.prompt for row in training], [row.category for row in training], progress)
-    answers = calibrate(router, held_out, out_of_scope, options.goal, progress, unseen)
-    held_out = [*held_out, *unseen]
+    training, judged = data.split(used, options.held_out, options.seed)
+    folds = 0 if unseen or len(judged) >= FEW_PROMPTS else options.folds
+    unlearned = None
+    if folds:
+        training = judged = used
+        unlearned = cross_fitted(router, used, folds, options.seed, progress)
+    _fit(router, training, progress)
+    answers = calibrate(router, judged, out_of_scope, options.goal, progress, unseen, unlearned)
+    judged = [*judged, *unseen]
+    n_contradicting = len(data.contradicting(rows))
     return {
         "options": asdict(options),
         "data": {
             "rows_read": len(rows),
+            "rows_duplicate": len(rows) - len(data.without_duplicates(rows)) - n_contradicting,
+            "rows_contradicting": n_contradicting,
             "rows_trained": len(training),
-            "rows_held_out": len(held_out),
+            "rows_held_out": 0 if folds else len(judged),
             "rows_of_unseen_sources": len(unseen),
+            "out_of_scope": len(out_of_scope),
             "sha256": data.digest(used),
             "sources": count_sources(used),
         },
-        "held_out": held_out_report(answers, router.categories_),
-        "latency_ms": latency_ms(router, [row.prompt for row in held_out]),
+        "held_out": held_out_report(answers, router.categories_, folds),
+        "latency_ms": latency_ms(router, [row.prompt for row in judged]),
     }
 
 
-def held_out_report(answers: Answers, categories: Sequence[str]) -> dict[str, Any]:
+def cross_fitted(
+    router: StoredRouter, rows: Sequence[Row], folds: int, seed: int, progress: Progress = silent
+) -> FloatArray:
+    """Answer every row by a router that learned from the other parts of the rows.
+
+    Parameters
+    ----------
+    router : StoredRouter
+        Changed in place: what it learns in the end is one of the parts.
+    rows : sequence of Row
+        Two of every category at least.
+    folds : int
+        Into how many parts the rows are dealt, two or more; every category alike.
+    seed : int
+    progress : Progress
+
+    Returns
+    -------
+    ndarray, shape (n_rows, n_categories)
+        Not calibrated.
+
+    References
+    ----------
+    Stacked regressions (Breiman 1996); Platt 1999, Probabilistic outputs for support vector
+    machines.
+    """
+    answers: dict[int, FloatArray] = {}
+    for part in data.dealt(rows, folds, seed):
+        chosen = set(part)
+        _fit(router, [row for i, row in enumerate(rows) if i not in chosen], progress)
+        answers.update(zip(part, router.predict_proba([rows[i].prompt for i in part]), strict=True))
+    return np.array([answers[index] for index in range(len(rows))])
+
+
+def _fit(router: StoredRouter, rows: Sequence[Row], progress: Progress) -> None:
+    router.fit([row.prompt for row in rows], [row.category for row in rows], progress)
+
+
+def held_out_report(answers: Answers, categories: Sequence[str], folds: int = 0) -> dict[str, Any]:
     """Return the scores of answers, with F1, confusion and reliability, ready for JSON."""
     f1 = zip(categories, f1_by_category(answers).tolist(), strict=True)
     return {
         "n": len(answers),
+        "folds": folds,
         **answers.scores(),
         "f1": {category: value for category, value in f1 if not np.isnan(value)},
         "confusion": confusion(answers).tolist(),
@@ -122,7 +176,8 @@ def prepare(rows: Sequence[Row], options: TrainOptions) -> list[Row]:
     used = data.capped(used, options.max_rows_per_category, lambda row: row.category, options.seed)
     if len({row.category for row in used}) < 2:
         raise data.DataError(
-            "the rows must hold two categories or more, duplicates left out; got one. Add prompts"
+            "the rows must hold two categories or more, duplicates left out; got one. Add prompts",
+            used[:1],
         )
     return used
 

@@ -10,7 +10,7 @@ from routers.artifact import DEFAULT_FOLDER
 from routers.bag import BagRouter
 from routers.card import NAME_PATTERN
 from routers.cascade import CascadeRouter
-from routers.encoder import ENCODER_FILE, SentenceEncoder
+from routers.encoder import ENCODER_FILE, RememberingEncoder, SentenceEncoder
 from routers.export import BASE_ENCODER, export_encoder, load_sentence_transformer
 from routers.finetuned import FinetunedRouter, Recipe
 from routers.knn import KnnRouter
@@ -51,6 +51,12 @@ class Plan:
     encoder: str | None = None
     max_tokens: int | None = None
     foreign_category: str | None = None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether learning takes so long that it should not be done once a fold."""
+        tunes_encoder = self.type == "finetuned" and not _is_exported(self.encoder)
+        return self.type == "cascade" or tunes_encoder
 
     def __post_init__(self) -> None:
         if not re.fullmatch(NAME_PATTERN, self.name):
@@ -102,9 +108,9 @@ def _finetuned(plan: Plan, seed: int, scratch: Path) -> FinetunedRouter:
 
 def _open_encoder(plan: Plan, scratch: Path) -> SentenceEncoder:
     if plan.encoder is None:
-        return SentenceEncoder(DEFAULT_FOLDER, plan.max_tokens or _MAX_TOKENS)
+        return RememberingEncoder(DEFAULT_FOLDER, plan.max_tokens or _MAX_TOKENS)
     if _is_exported(plan.encoder):
-        return SentenceEncoder(Path(plan.encoder), plan.max_tokens or _MAX_TOKENS)
+        return RememberingEncoder(Path(plan.encoder), plan.max_tokens or _MAX_TOKENS)
     return _exported(plan.encoder, plan.max_tokens, scratch / "base")
 
 
@@ -115,4 +121,4 @@ def _is_exported(encoder: str | None) -> bool:
 def _exported(name: str, max_tokens: int | None, folder: Path) -> SentenceEncoder:
     folder.mkdir()
     export_encoder(load_sentence_transformer(name), folder)
-    return SentenceEncoder(folder, max_tokens or _MAX_TOKENS)
+    return RememberingEncoder(folder, max_tokens or _MAX_TOKENS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import REPO
+from tests.prompts import prompt_for_the_encoder
+from tests.servers import REPO, run_gateway, run_upstream, write_experts
 
 FILE_LINES, FUNCTION_LINES, PROTOCOL_METHODS = 400, 50, 4
 PACKAGES = ("gateway", "routers", "eval", "tests")
@@ -164,3 +166,17 @@ def test_starting_loads_few_modules(module: str, most: int) -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=REPO, env=bare, capture_output=True, check=True)
     assert int(done.stdout) <= most
+
+
+def test_a_gateway_that_has_answered_has_loaded_few_modules(tmp_path: Path) -> None:
+    """Those of the parent and of its worker together."""
+    with run_upstream() as upstream:
+        experts = [{"name": "ok", "base_url": upstream.base_url}]
+        config = write_experts(tmp_path / "experts.yaml", experts, {}, router="routers/default")
+        with run_gateway(config, tmp_path, PYTHONPROFILEIMPORTTIME="1") as gateway:
+            assert gateway.chat("auto", prompt_for_the_encoder()).status_code == 200
+            log = gateway.settled_log()
+    loaded = set(re.findall(r"^import time:.*\| +([\w.]+)$", log, re.MULTILINE))
+    assert {"gateway.serve", "gateway.app", "onnxruntime"} <= loaded
+    assert not {name.partition(".")[0] for name in loaded} & HEAVY
+    assert len(loaded) <= 1250

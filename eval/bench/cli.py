@@ -18,6 +18,7 @@ _BENCH_EXAMPLES = """
 Examples:
   coe eval bench --quick
   coe eval bench --rivals .venv-bench --out eval/bench
+  coe eval bench --case stream-20@512 --seconds 5
   coe eval bench --quick --only relay,coe --json
 
 Needs Linux, nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
@@ -26,7 +27,7 @@ Needs Linux, nginx and wrk. `make bench-rivals` installs the rivals into .venv-b
 
 @click.command(name="bench", epilog=_BENCH_EXAMPLES)
 @click.option("--quick", is_flag=True, help="Fewer cases: those that the documentation shows.")
-@click.option("--case", "labels", multiple=True, help="This case only, such as same-20@32.")
+@click.option("--case", "labels", multiple=True, help="These cases, such as same-20@32.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seconds", type=click.IntRange(1), default=2, show_default=True, help="A run.")
 @click.option("--cores", "n_cores", type=click.IntRange(1), default=2, show_default=True)

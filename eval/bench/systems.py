@@ -123,6 +123,10 @@ class Starter:
         self._started[process.pid] = process, path
         return process.pid
 
+    def log_of(self, pid: int) -> Path:
+        """Return the file that a process of ours writes into."""
+        return self._started[pid][1]
+
     def wait(self, system: System) -> System:
         """Return a system once it answers, without its streams where only these fail.
 
@@ -252,12 +256,13 @@ def ours(
     """Start our gateway, once for each upstream; the kinds of requests share it."""
     started = []
     for kind, upstream in (("", upstreams.whole), (" stream", upstreams.streams)):
-        config = starter.folder / f"{name}{kind}.yaml"
+        process = f"{name} x{workers}{kind}"
+        config = starter.folder / f"{process}.yaml"
         write_experts(config, Upstreams(upstream, upstream))
         port = free_port()
         flags = ["--config", str(config), "--port", str(port), "--workers", str(workers)]
         command = [sys.executable, "-m", "gateway", "serve", *flags]
-        pid = starter.start(name + kind, command, PYTHONPATH=_here(), **environ)
+        pid = starter.start(process, command, PYTHONPATH=_here(), **environ)
         started.append((chat(port), pid))
     return [starter.wait(_system(f"{name} {kind} x{workers}", kind, started)) for kind in kinds]
 

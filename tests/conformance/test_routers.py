@@ -164,6 +164,16 @@ def test_one_category_is_refused(type_name: str) -> None:
         untrained(type_name).fit(["a", "b"], ["general", "general"])
 
 
+@pytest.mark.parametrize("type_name", router_types())
+def test_it_can_be_calibrated_on_the_answers_of_others(type_name: str) -> None:
+    router = untrained(type_name).fit(TEXTS, LABELS)
+    weights = np.ones(len(HELD_OUT_TEXTS))
+    answers = router.predict_proba(HELD_OUT_TEXTS)
+    found = router.calibrate(HELD_OUT_TEXTS, HELD_OUT_LABELS, weights, answers=answers)
+    assert not np.allclose(found, answers)
+    np.testing.assert_allclose(found, router.predict_proba(HELD_OUT_TEXTS), atol=1e-12)
+
+
 def test_calibration_returns_what_is_answered_from_then_on(router: StoredRouter) -> None:
     answered = router.calibrate(HELD_OUT_TEXTS, HELD_OUT_LABELS, np.ones(len(HELD_OUT_TEXTS)))
     assert answered.tobytes() == router.predict_proba(HELD_OUT_TEXTS).tobytes()

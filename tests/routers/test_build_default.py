@@ -61,7 +61,7 @@ def test_an_encoder_can_be_kept(tmp_path: Path) -> None:
         f"Rebuilt by: python -m routers.build_default DATA_FOLDER --out {out} "
         f"--encoder {DEFAULT_FOLDER} --rows-per-category 20 {left_out}\n"
     ) in readme
-    assert "of the hold-out the encoder was asked too" in readme
+    assert "Its encoder is always asked" in readme
 
 
 def test_the_default_router_is_rebuilt_from_raw_data(tmp_path: Path) -> None:

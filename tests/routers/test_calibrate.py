@@ -53,10 +53,20 @@ def test_without_texts_the_temperature_is_one() -> None:
 
 
 def test_heavier_texts_decide_the_temperature() -> None:
-    truth = np.array([0, 2])
-    sure = rows(0.9, 0.9)
-    right, wrong = (fit_temperature(sure, truth, np.array(w)) for w in ([9.0, 1.0], [1.0, 9.0]))
+    truth = np.repeat([0, 2], 100)
+    sure = rows(*[0.9] * 200)
+    right, wrong = (
+        fit_temperature(sure, truth, np.repeat(w, 100)) for w in ([9.0, 1.0], [1.0, 9.0])
+    )
     assert right < 1.1 < 2 < wrong
+
+
+@pytest.mark.parametrize("n_texts", [1, 6, 60])
+def test_a_few_right_answers_do_not_make_a_router_certain(n_texts: int) -> None:
+    truth = np.zeros(n_texts, dtype=np.int64)
+    temperature = fit_temperature(rows(*[0.9] * n_texts), truth, np.ones(n_texts))
+    expected = (n_texts + 1) / (n_texts + 2)
+    assert tempered(rows(0.9), temperature)[0, 0] == pytest.approx(expected, abs=0.01)
 
 
 def test_temperature_one_changes_nothing() -> None:

@@ -55,7 +55,7 @@ def test_a_cheap_router_that_is_never_corrected_answers_everything() -> None:
 
 
 def test_a_cheap_router_that_is_always_corrected_answers_nothing() -> None:
-    assert (escalation(N_TEXTS, (2, 2, 2))[0] == 1).all()
+    assert (escalation(N_TEXTS, (2, 2, 2))[0] > 1).all()
 
 
 def test_a_cheap_router_whose_confidence_tells_nothing_answers_next_to_nothing() -> None:
@@ -64,7 +64,7 @@ def test_a_cheap_router_whose_confidence_tells_nothing_answers_next_to_nothing()
 
 
 def test_few_texts_prove_nothing() -> None:
-    assert (escalation(100, (0, 0, 0))[0] == 1).all()
+    assert (escalation(100, (0, 0, 0))[0] > 1).all()
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.08])
@@ -75,7 +75,7 @@ def test_a_category_of_which_nothing_was_seen_is_not_trusted(luck: float) -> Non
     both = np.where(changed[:, np.newaxis], cheap[:, [1, 0, 2]], cheap)
     thresholds = choose_escalation(cheap, both, np.ones(N_TEXTS))
     assert thresholds[0] < 1
-    assert (thresholds[1:] == 1).all()
+    assert (thresholds[1:] > 1).all()
 
 
 def test_texts_that_count_for_nothing_do_not_matter() -> None:
@@ -155,7 +155,8 @@ def test_calibrated_on_nothing_the_strong_router_is_always_asked() -> None:
     router.fit(*PROMPTS_AND_LABELS)
     assert router.calibrate([], [], np.empty(0)).shape == (0, 3)
     assert router.escalated == 1
-    assert (router.escalate_below == 1).all()
+    certain = np.eye(3)
+    assert router.needs_strong(certain).all()
     assert router.active_params_b == router.cheap.active_params_b + router.strong.active_params_b
 
 

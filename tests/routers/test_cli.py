@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -47,15 +48,25 @@ def test_training_writes_an_artifact_and_a_report(data: Path, tmp_path: Path) ->
     assert card.type == "linear"
     assert card.settings["max_tokens"] == 16
     assert f"mine@{card.version}" in result.stdout
-    assert "hold-out: accuracy" in result.stdout
+    assert "180 prompts of 5 folds" in result.stdout
     facts = card.training["data"]
-    assert (facts["rows_read"], facts["rows_trained"], facts["rows_held_out"]) == (180, 162, 18)
+    assert (facts["rows_read"], facts["rows_trained"], facts["rows_held_out"]) == (180, 180, 0)
+    assert (card.training["held_out"]["n"], card.training["held_out"]["folds"]) == (180, 5)
     assert sum(source["rows"] for source in facts["sources"]) == 180
     assert set(card.training["latency_ms"]) == {"20", "100", "500"}
     assert card.training["held_out"]["accuracy"] > 0.8
     assert "| toy_coding |  | coding | 60 |" in (out / "README.md").read_text()
     (row,) = load_router(out).predict_proba(["How do I roast a duck?"])
     assert card.categories[row.argmax()] == "cooking"
+
+
+def test_a_hold_out_that_is_large_enough_is_held_out(tmp_path: Path) -> None:
+    rows = [Row(f"{row.prompt} {n}", row.category) for row in toy_rows() for n in range(8)]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    result = run("train", data, "--out", tmp_path / "r", "--type", "bag")
+    assert "144 prompts of the hold-out" in result.stdout
+    facts = read_card(tmp_path / "r").training["data"]
+    assert (facts["rows_trained"], facts["rows_held_out"]) == (1_296, 144)
 
 
 def test_names_of_categories_are_shown_as_they_are(tmp_path: Path) -> None:
@@ -73,12 +84,21 @@ def test_json_is_the_card_and_nothing_else(data: Path, tmp_path: Path) -> None:
     assert json.loads(result.stdout) == json.loads((out / "router.json").read_text())
 
 
-def test_the_same_data_and_seed_give_the_same_artifact(data: Path, tmp_path: Path) -> None:
-    for name, seed in (("one", 3), ("two", 3), ("three", 4)):
-        run("train", data, "--out", tmp_path / name, "--type", "bag", "--seed", seed)
-    one, two, three = (read_card(tmp_path / name) for name in ("one", "two", "three"))
-    assert (one.version, one.files) == (two.version, two.files)
-    assert one.version != three.version
+@pytest.mark.parametrize("type_name", ["bag", "linear", "cascade"])
+def test_the_same_data_and_seed_give_the_same_artifact(
+    data: Path, tmp_path: Path, type_name: str
+) -> None:
+    def trained(name: str, seed: int) -> dict[str, Any]:
+        options = ("--type", type_name, "--seed", seed, "--max-rows-per-category", 30)
+        result = run("train", data, "--out", tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+        card = json.loads((tmp_path / name / "router.json").read_text())
+        assert card["training"].pop("latency_ms")
+        return card
+
+    one = trained("one", 3)
+    assert one == trained("two", 3)
+    assert one["version"] != trained("three", 4)["version"]
 
 
 def test_caps_and_duplicates_are_counted(tmp_path: Path) -> None:
@@ -99,7 +119,22 @@ def test_caps_and_duplicates_are_counted(tmp_path: Path) -> None:
     assert by_category == {"coding": 40, "cooking": 70, "general": 40}
 
 
-@pytest.mark.parametrize("n_categories", [3, 60])
+def test_rows_that_are_left_out_and_labels_that_are_alike_are_told(tmp_path: Path) -> None:
+    rows = [*toy_rows(), toy_rows()[0], Row("what", "coding"), Row("What ", "cooking")]
+    rows += [Row(f"sort {n}", "Coding") for n in range(4)]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    result = run("train", data, "--out", tmp_path / "r", "--type", "bag")
+    assert result.exit_code == 0, result.output
+    assert f"2 rows are left out, since their prompts come with two categories: {data}:182, " in (
+        result.stderr
+    )
+    assert "'Coding' and 'coding' differ in case or spacing only" in result.stderr
+    assert "1 rows were left out as duplicates" in result.stdout
+    facts = read_card(tmp_path / "r").training["data"]
+    assert (facts["rows_read"], facts["rows_duplicate"], facts["rows_contradicting"]) == (187, 1, 2)
+
+
+@pytest.mark.parametrize("n_categories", [3, 30])
 def test_twenty_prompts_a_category_are_enough(tmp_path: Path, n_categories: int) -> None:
     topics = [f"{first} {second}" for first in COLOURS for second in ANIMALS][:n_categories]
     rows = [
@@ -120,7 +155,9 @@ def test_twenty_prompts_a_category_are_enough(tmp_path: Path, n_categories: int)
     [
         ([{"prompt": "p"}], "rows.jsonl:1: "),
         ([{"prompt": "p", "category": "c"}] * 4, "two categories or more"),
+        ([{"prompt": "p", "category": "c"}] * 4, "rows.jsonl:1\n"),
         ([{"prompt": "p", "category": "c"}, {"prompt": "q", "category": "d"}], "got one for c, d"),
+        ([{"prompt": "p", "category": "c"}, {"prompt": "q", "category": "d"}], "rows.jsonl:2\n"),
     ],
 )
 def test_bad_data_writes_nothing(tmp_path: Path, lines: list[object], message: str) -> None:
@@ -185,6 +222,7 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
     assert after.training["held_out"]["n"] == 180
     assert after.training["calibrated"] == {
         "rows": 180,
+        "out_of_scope": 5,
         "sha256": digest(toy_rows()),
         "goal": {"min_coverage": 0.5, "out_of_scope": 1.0, "accuracy": 0.95},
     }
@@ -264,8 +302,11 @@ def test_the_report_is_one_page(data: Path, tmp_path: Path) -> None:
     assert text.startswith("<!doctype html>")
     assert "<svg" in text
     assert f"custom@{read_card(out).version}" in text
-    assert "| coding |" in text
-    assert "milliseconds at 20 / 100 / 500 words" in result.output
+    assert "| category | precision | recall | F1 | prompts |" in text
+    assert "| coding | " in text
+    for shown in (text, result.output):
+        assert "milliseconds at 20 / 100 / 500 words" in shown
+    assert "recall" in result.output
 
 
 def test_a_figure_that_cannot_be_drawn_is_refused_before_training(
@@ -294,6 +335,14 @@ def test_a_figure_that_fails_takes_no_report_with_it(data: Path, tmp_path: Path)
     assert result.exit_code == 2
     assert json.loads(result.stdout)["version"] == read_card(out).version
     assert "x.png" in result.stderr
+
+
+def test_a_cascade_says_how_often_its_encoder_is_asked(tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "rows.jsonl", toy_rows()[::4])
+    result = run("train", data, "--out", tmp_path / "r", "--type", "cascade", "--max-tokens", 16)
+    shown = " ".join(result.stdout.split())
+    assert "asked for 100% of the prompts: the cheap stage saves nothing" in shown
+    assert "Its encoder is always asked" in (tmp_path / "r" / "README.md").read_text()
 
 
 def test_help_has_examples() -> None:

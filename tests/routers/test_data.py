@@ -90,6 +90,20 @@ def test_a_damaged_gzip_file_is_named_with_the_last_line_read(tmp_path: Path) ->
         read_rows([path])
 
 
+def test_a_byte_order_mark_and_space_around_a_category_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "p", "category": " c "}\n')
+    assert read_rows([path]) == [Row("p", "c")]
+
+
+@pytest.mark.parametrize("line", ["prompt,category", "how are you\tgeneral"])
+def test_a_table_is_told_once(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text(f"{line}\n" * 30)
+    with pytest.raises(DataError, match=r"d\.csv must hold JSON lines, .* looks like CSV or TSV"):
+        read_rows([path])
+
+
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "d.jsonl", [])
     with pytest.raises(DataError, match="got none"):

@@ -20,9 +20,9 @@ def test_routers_that_err_differently_are_averaged() -> None:
 
 
 def test_a_router_that_only_errs_has_no_share() -> None:
-    truth = np.zeros(4, dtype=np.int64)
-    strong = np.array([[0.9, 0.1]] * 4)
-    assert Mean.fit(strong[:, ::-1], strong, truth, np.ones(4)).share == 0
+    truth = np.zeros(200, dtype=np.int64)
+    strong = np.array([[0.9, 0.1]] * 200)
+    assert Mean.fit(strong[:, ::-1], strong, truth, np.ones(200)).share == 0
 
 
 def test_two_routers_of_one_type_are_refused() -> None:

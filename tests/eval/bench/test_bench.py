@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -20,13 +21,15 @@ import httpx
 import psutil
 import pytest
 
+from eval.bench.cases import Case, cases, pick
 from eval.bench.load import Load, Sample
 from eval.bench.prompts import NUMBER, QUESTIONS, prompts
+from eval.bench.refusals import refusals_ms
 from eval.bench.report import markdown
-from eval.bench.run import Case, Round, cases, measure, pick, summarise
+from eval.bench.run import WARM_UP_S, Round, measure, minutes, summarise
 from eval.bench.streams import run_streams
 from eval.bench.systems import Starter, System, Target, chat, free_port
-from tests.servers import REPO, wait_for
+from tests.servers import REPO, serving, wait_for
 
 N_CHUNKS, GAP_MS = 5, 10
 
@@ -163,14 +166,22 @@ def test_systems_are_compared_round_by_round() -> None:
         {
             (case.label, "direct"): rounds((1, 900), (2, 400), (1, 900)),
             (case.label, "rival"): rounds((8, 50), (40, 10), (8, 50)),
+            (case.label, "coe routed x1"): rounds((4, 100), (20, 20), (4, 50)),
             (case.label, "coe routed x2"): rounds((2, 200), (10, 40), (2, 100)),
         },
     )
-    assert found["ratios"]["same-20@32"]["rival"] == {"p50": 4.0, "requests_per_s": 4.0}
+    one, several = (found["ratios"]["same-20@32"][f"coe routed x{n}"] for n in (1, 2))
+    assert one["rival"] == {"p50": 2.0, "requests_per_s": 2.0}
+    assert several["rival"] == {"p50": 4.0, "requests_per_s": 4.0}
+    assert one.keys() == {"direct", "rival"}
     rival = found["rows"][1]
     assert (rival["p50_ms"], rival["p50_ms_spread"]) == (8, [8, 40])
     assert (rival["requests_per_s"], rival["cpu_s_per_1k"]) == (50, 10)
-    assert "| rival | 8.00 (8.00 to 40.00) | 7.00 |" in markdown(found)
+    table = markdown(found)
+    assert "| rival | 8.00 (8.00 to 40.00) | 7.00 |" in table
+    assert "ours beside it: x1, x2 |" in table
+    (line,) = (line for line in table.splitlines() if line.startswith("| rival"))
+    assert line.endswith(" 2.00, 4.00 |")
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -194,6 +205,23 @@ def test_a_system_that_has_died_does_not_end_the_others(
     assert ("first chunk" in table) == stream
 
 
+def test_the_memory_of_a_row_is_the_most_that_was_held_while_it_was_measured(
+    pacer: str, tmp_path: Path
+) -> None:
+    """Not what is held after it, nor what was held before."""
+    code = "import time\nx = bytearray(300_000_000); del x\nprint(flush=True)\ntime.sleep({})\n"
+    later = "x = bytearray(100_000_000); del x\ntime.sleep(60)"
+    command = [sys.executable, "-c", code.format(WARM_UP_S + 2) + later]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        target = Target(pacer, holder.pid)
+        case = Case("stream-20", Load(90, False, 1, stream=True))
+        (row,) = measure([System("x", target, target)], [case], 1, 4, tmp_path, print)["rows"]
+        holder.kill()
+    assert 100 < row["peak_mb"] < 200
+
+
 def test_refusals_are_no_answers() -> None:
     case = Case("same-20", Load(90, False, 1))
     sample = Sample(100, 2.0, 1.0, 1.0, 1.0, refused=40, broken=0)
@@ -201,7 +229,37 @@ def test_refusals_are_no_answers() -> None:
     assert found["rows"][0]["requests_per_s"] == 30
 
 
-def test_an_unknown_case_is_refused() -> None:
-    assert [case.label for case in pick(cases(quick=True), ["same-20@32"])] == ["same-20@32"]
+def test_all_cases_hold_the_quick_ones_and_any_may_be_picked() -> None:
+    whole, quick = ({case.label for case in cases(quick=shown)} for shown in (False, True))
+    assert quick < whole
+    assert {case.load.concurrency for case in cases()} == {1, 8, 32, 128, 512}
+    for label in whole:
+        assert [case.label for case in pick([label], quick=True)] == [label]
     with pytest.raises(ValueError, match="--case must be one of same-20@1, "):
-        pick(cases(quick=True), ["fast"])
+        pick(["fast"], quick=False)
+
+
+def test_the_time_of_a_run_is_told_before_it() -> None:
+    target = Target("http://x", 1)
+    systems = [System("both", target, target), System("whole answers", target, None)]
+    chosen = pick(["same-20@1", "stream-20@1"], quick=False)
+    assert minutes(systems, chosen, rounds=3, seconds=2) == pytest.approx(3 * 3 * 3.4 / 60)
+
+
+@pytest.mark.skipif(not shutil.which("wrk"), reason="the load is wrk's")
+def test_refusals_are_timed_beside_the_load(tmp_path: Path) -> None:
+    statuses = itertools.cycle([503, 503, 200])
+    with serving(lambda *_: (next(statuses), {})) as url:
+        taken = refusals_ms(Target(f"{url}/v1", 1), Load(90, False, 2), 1, tmp_path)
+    assert taken["n"]
+    assert taken["admitted"]
+    assert taken["p50_ms"] is not None
+    assert 0 < taken["p50_ms"] < 30_000
+
+
+def test_the_report_says_how_soon_a_full_gateway_refuses() -> None:
+    none = {"n": 0, "admitted": 9, "p50_ms": None, "p99_ms": None}
+    some = {"n": 7, "admitted": 1, "p50_ms": 2.5, "p99_ms": 9}
+    told = markdown({"rows": [], "refusals": {"same-20@128": none, "same-20@512": some}})
+    assert "under same-20@128 refused 0 of 9 new clients beside it, their" in told
+    assert "refused 7 of 8 new clients beside it, after 2.50 ms (p50), 9.00 (p99), their" in told

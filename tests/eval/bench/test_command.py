@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from eval.bench.report import markdown
+from eval.bench.stamp import stamp
 from eval.cli import eval_group
 
 needs_tools = pytest.mark.skipif(
@@ -56,6 +58,27 @@ def test_a_new_folder_is_made_and_streams_alone_need_no_plot(tmp_path: Path) -> 
     one = ("--rounds", "1", "--seconds", "1", "--workers", "1", "--only", "relay")
     done = bench("--quick", "--case", "stream-20@1", *one, "--out", str(out), "--json")
     assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout) == json.loads((out / "bench.json").read_text())
-    assert "| relay x1 |" in (out / "README.md").read_text()
+    found = json.loads((out / "bench.json").read_text())
+    assert json.loads(done.stdout) == found
+    assert (found["rounds"], found["seconds"], found["rivals"]) == (1, 1, {})
+    assert all(found[key] for key in ("date", "commit", "machine", "python"))
+    readme = (out / "README.md").read_text()
+    assert "| relay x1 |" in readme
+    assert f"Rows are of one round of 1 s. Measured on {found['date']} at commit" in readme
     assert not (out / "bench.png").exists()
+
+
+def test_a_run_says_which_rivals_it_measured(tmp_path: Path) -> None:
+    packages = tmp_path / "vllm-router" / "lib" / "python3.11" / "site-packages"
+    for name, version in {"vllm_router": "0.1.17", "other": "9"}.items():
+        folder = packages / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    package = tmp_path / "portkey" / "node_modules" / "@portkey-ai" / "gateway" / "package.json"
+    package.parent.mkdir(parents=True)
+    package.write_text('{"version": "1.15.2"}')
+    made = stamp([0, 1], tmp_path)
+    assert made["rivals"] == {"portkey": "1.15.2", "vllm-router": "0.1.17"}
+    told = markdown({**made, "rounds": 3, "seconds": 2, "rows": []})
+    assert "Rows are the medians of 3 rounds of 2 s. Measured on 2" in told
+    assert told.rstrip().endswith(", portkey 1.15.2, vllm-router 0.1.17.")
