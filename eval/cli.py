@@ -22,6 +22,7 @@ from eval.robustness import stability
 from eval.router import evaluate, mistakes
 from eval.sandbox import isolated
 from eval.score import Endpoint, Scored, read_questions, score_experts
+from gateway.tables import console_for_tables
 from routers.artifact import load_router
 from routers.cli import drawable, progress_bars, wrong_use
 from routers.data import read_labelled
@@ -162,7 +163,7 @@ def replay_command(as_json: bool, plot: Path | None, files: tuple[Path, ...], **
     if as_json:
         click.echo(json.dumps(found))
     else:
-        Console(markup=False, emoji=False).print(table_of(found, title))
+        console_for_tables(markup=False).print(table_of(found, title))
     if plot is not None:
         with wrong_use():
             draw(found, title, plot)

@@ -90,10 +90,16 @@ def _common(
     common = table.of_experts(sized).complete()
     if len(common) < _FEWEST_PROMPTS:
         unscored = np.isnan(table.of_experts(sized).scores).sum(axis=0).tolist()
-        missing = dict(zip(sized, unscored, strict=True))
+        missing = [f"{name} {n}" for name, n in zip(sized, unscored, strict=True) if n]
+        mend = (
+            f"Missing, of {len(table)}: {', '.join(missing)}. Leave those experts out with "
+            "--experts, or score them with coe eval score"
+            if missing
+            else "Score more prompts"
+        )
         raise DataError(
             f"{_FEWEST_PROMPTS} prompts or more must have a score of every expert; got "
-            f"{len(common)}. Missing: {missing}. Leave experts out with --experts"
+            f"{len(common)}. {mend}"
         )
     return common, pool.only(sized), [*unsized, *sparse]
 

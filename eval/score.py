@@ -264,10 +264,13 @@ async def _score_all(
             log.flush()
             progress("asking", len(scored), len(todo))
 
+        # one question each first: an expert that is misnamed or down is told before the others work
+        first = {task.expert: task for task in reversed(todo) if task.kept is None}.values()
         try:
-            async with asyncio.TaskGroup() as group:
-                for task in todo:
-                    group.create_task(one(task))
+            for tasks in (first, [task for task in todo if task not in first]):
+                async with asyncio.TaskGroup() as group:
+                    for task in tasks:
+                        group.create_task(one(task))
         except* ScoringError as errors:
             raise errors.exceptions[0] from None
     return scored

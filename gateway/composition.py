@@ -213,7 +213,7 @@ def read_mapping(registry: ExpertRegistry) -> ExpertMapping:
         return WrittenMapping(written, registry.file.general)
     path = registry.path.parent / written.table
     with _named(registry):
-        mapping = ScoredMapping.load(path, written.presets)
+        mapping = ScoredMapping.load(path, written.presets, registry.file.general)
     for name in mapping.experts:
         if name not in registry:
             fault = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,9 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--total-params-b", type=click.FloatRange(0, min_open=True), help="Budget, resident.")
 @click.option("--active-params-b", type=click.FloatRange(0, min_open=True), help="Cap, on average.")
-@click.option("--n-experts", type=click.IntRange(1), help="Most experts kept.")
+@click.option(
+    "--n-experts", type=click.IntRange(1), help="Most experts kept; the general one always is."
+)
 @click.option(
     "--price",
     type=click.FloatRange(0),
@@ -79,7 +82,8 @@ def map_command(
     Maximises expected score minus price x active parameters, averaged over the categories; the
     kept experts of all presets share one budget of resident parameters. A preset that would take
     more than --active-params-b gets a higher price, and that is told. With --config, finer
-    categories are learned from the prompts, and kept where they pay on held-out prompts.
+    categories are learned from the prompts, and kept where they gain more than a standard error on
+    held-out prompts.
     """
     from gateway.mapping_run import run_map
 
@@ -94,6 +98,8 @@ def map_command(
 
 
 def _prices(price: float, presets: tuple[str, ...]) -> dict[str, float]:
+    from gateway.schema import NAME_PATTERN
+
     prices = {DEFAULT_PRESET: price}
     for preset in presets:
         name, _, number = preset.partition("=")
@@ -103,6 +109,11 @@ def _prices(price: float, presets: tuple[str, ...]) -> dict[str, float]:
             prices[name] = -1.0
         if not name or not 0 <= prices[name] < float("inf"):
             raise ValueError(f"--preset must be NAME=PRICE, a price of 0 or more; got {preset!r}")
+        if not re.fullmatch(NAME_PATTERN, name):
+            raise ValueError(
+                "--preset: clients name it in model='auto:NAME', so NAME must be up to 64 of "
+                f"A-Z a-z 0-9 . _ -, the first a letter or digit; got {name!r}"
+            )
     return prices
 
 
@@ -128,6 +139,7 @@ def _print(solved: SolvedMap) -> None:
     for category in solved.mapping.categories:
         table.add_row(category, *(ranked[category][0] for ranked in plain.values()))
     console.print(table)
+    console.print("The table alone, on the prompts that it is made of, if the router never errs:")
     for preset, worth in solved.worth.items():
         low, high = worth.score_ci95
         console.print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
@@ -15,10 +16,11 @@ from ruamel.yaml import YAML
 from gateway.config import parse_experts_file, read_experts_text
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
+from gateway.faults import suggest
 from gateway.live.files import replace_text
 from gateway.schema import MappingTable
 from routers.artifact import load_router
-from routers.base import FloatArray
+from routers.base import GENERAL, FloatArray
 from routers.data import DataError
 from routers.estimate import estimate, one_hot
 from routers.finer_choice import Routed, learn_finer, route_all, used_experts
@@ -30,6 +32,8 @@ from routers.solve import Limits
 
 _TABLE_FILE = "mapping.json"
 _YAML_WIDTH = 100
+_ENOUGH_SCORED = 0.75
+"""Share of the prompts of which an expert should have a score; `coe eval replay` asks the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +101,46 @@ def run_map(
         solved = _refined(problem, problem.routed, solved, limits, solve_keeping, progress)
     if write:
         write_mapping(registry, solved.mapping)
-    left_out = _left_out(table, problem.pool, registered, price_of)
-    return replace(solved, warnings=(*solved.warnings, *left_out, *gone))
+    told = (
+        *_places(problem.required, limits.n_experts),
+        *_misnamed(table.categories, problem.categories),
+        *_seldom_scored(problem.table),
+        *_left_out(table, problem.pool, registered, price_of),
+    )
+    return replace(solved, warnings=(*solved.warnings, *told, *gone))
+
+
+def _places(required: Sequence[str], n_experts: int | None) -> Sequence[str]:
+    """Tell of the experts that are kept whatever they score, where places are few."""
+    if n_experts is None:
+        return ()
+    return [
+        f"--n-experts {n_experts} counts {name}, which is always kept: it is the general expert"
+        for name in required
+    ]
+
+
+def _misnamed(labels: Sequence[str | None], categories: Sequence[str]) -> Sequence[str]:
+    """Name what makes the router sort a table most of whose categories are its own."""
+    strange = Counter(label for label in labels if label not in categories)
+    if 2 * strange.total() >= len(labels):
+        return ()
+    return [
+        f"the router sorts all prompts anew: {count} of {len(labels)} came with the category "
+        f"{json.dumps(label)}, which it does not have. {suggest(label or '', categories)}"
+        for label, count in strange.items()
+    ]
+
+
+def _seldom_scored(table: ScoreTable) -> Sequence[str]:
+    """Name the experts that miss many of the scores."""
+    n_scored = (~np.isnan(table.scores)).sum(axis=0).tolist()
+    few = [
+        f"{name} ({count} of {len(table)})"
+        for name, count in zip(table.experts, n_scored, strict=True)
+        if count < _ENOUGH_SCORED * len(table)
+    ]
+    return [f"compared on fewer prompts than there are: {', '.join(few)}"] if few else ()
 
 
 def _left_out(
@@ -221,7 +263,8 @@ def _scored(
 def _share(path: Path, categories: Sequence[str]) -> tuple[FloatArray, Sequence[str]]:
     """Read how much each category weighs, by hand or as counted; one left out weighs nothing.
 
-    Also says what was counted of categories that a router before this one had.
+    Also says what was counted of categories that there are not: those of a router before this one,
+    and `GENERAL` for prompts of which a router that has no such category was unsure.
     """
     gone: Sequence[str] = ()
     try:
@@ -231,7 +274,8 @@ def _share(path: Path, categories: Sequence[str]) -> tuple[FloatArray, Sequence[
             weights = {name: one["requests"] for name, one in weights["by_category"].items()}
         unknown = [name for name in weights if name not in categories]
         if unknown and is_counted and len(unknown) < len(weights):
-            told = ", ".join(f"{name} ({weights[name]})" for name in unknown)
+            unsure = {GENERAL: ", the router was unsure"}
+            told = ", ".join(f"{name} ({weights[name]}{unsure.get(name, '')})" for name in unknown)
             gone = [f"left out of {path.name}, requests of categories that there are not: {told}"]
         elif unknown:
             raise ValueError(f"unknown categories {', '.join(unknown)}")

@@ -63,7 +63,10 @@ class Gain:
 
     @property
     def pays(self) -> bool:
-        """Whether it is more than its standard error."""
+        """Whether it is more than its standard error; its interval of 95% may hold zero.
+
+        Nothing is lost by serving them but a little time: a gain need not be certain.
+        """
         return self.score > self.std_error
 
     def __str__(self) -> str:
@@ -117,7 +120,7 @@ def learn_finer(
     Returns
     -------
     finer : FinerMap or None
-        Over the experts of the pool.
+        Over the experts of the pool; None where they do not pay, see `Gain`.
     note : str
         What was found, for people.
     """
@@ -145,16 +148,29 @@ def learn_finer(
     )
     plain, finer = _held_out(known, progress)
     gain = _gain(plain, finer, known.scores, [price * pool.cost for price in prices.values()])
-    found = f"finer categories gain {gain} on held-out prompts"
+    found = f"on held-out prompts they gain {gain} over the table"
     if not gain.pays:
-        return None, f"{found}: left out"
+        return None, f"finer categories are left out: {found}, not more than a standard error"
     served = _served(finer, known.scores, pool, prices)
-    told = ", ".join(f"{one} {score:.4f} at {b:.2f} B" for one, (score, b) in served.items())
+    table_alone = _served(plain, known.scores, pool, prices)
+    told = ", ".join(
+        f"{one} {_at(served[one])}, by the table alone {_at(table_alone[one])}" for one in prices
+    )
     if most_active_b is not None and any(b > most_active_b + _ROUNDING for _, b in served.values()):
-        return None, f"{found}: left out, they would take more active parameters, {told}"
+        return None, (
+            "finer categories are left out, as they would take more active parameters: "
+            f"{found}; there {told}"
+        )
     progress("finer categories", _N_FOLDS, _N_FOLDS + 1)
     learned = replace(known.fit_finer(np.arange(len(rows))), encoder_digest=digest)
-    return learned, f"{found}: kept, with {told}"
+    return learned, (
+        f"finer categories are served: {found}, more than a standard error, which is the rule; "
+        f"there {told}"
+    )
+
+
+def _at(score_and_b: tuple[float, float]) -> str:
+    return "{:.4f} at {:.2f} B".format(*score_and_b)
 
 
 def used_experts(

@@ -18,6 +18,8 @@ from routers.solve import Limits, Solution, UnsolvableError, solve
 
 _NORMAL_95 = 1.96
 _NOTHING = 1e-9
+_VAGUE = 0.3
+"""Width of an interval that says next to nothing of a score."""
 _DECIMALS = 6
 """Of an expected score; what is reported and what is written are alike."""
 _FIRST_PRICE, _LAST_PRICE = 1e-6, 1e9
@@ -33,7 +35,7 @@ class Worth:
     score : float
         Averaged over the categories by their share.
     score_ci95 : tuple of float
-        Interval of `score` for the sampling of the prompts.
+        Interval of `score` for the sampling of the prompts, within [0, 1].
     active_params_b : float
         10^9 active parameters, averaged likewise.
     cost : float
@@ -128,6 +130,7 @@ def solve_map(
             *_of_pool(estimate, share, pool),
             *_idle(utility, pool, required),
             *_thin(estimate),
+            *_vague(estimate, worth),
             *_next_expert(utility, share, pool, solution),
             *_raised(prices, mapping.prices),
         ),
@@ -195,7 +198,7 @@ def _worth(estimate: Estimate, share: FloatArray, pool: Pool, choice: IntArray) 
     rows = np.arange(len(choice))
     score = float(share @ estimate.expected_score[rows, choice])
     error = float(np.linalg.norm(share * estimate.std_error[rows, choice]))
-    interval = (score - _NORMAL_95 * error, score + _NORMAL_95 * error)
+    interval = (max(0.0, score - _NORMAL_95 * error), min(1.0, score + _NORMAL_95 * error))
     active_b, cost = (float(share @ each[choice]) for each in (pool.active_params_b, pool.cost))
     return Worth(score, interval, active_b, cost)
 
@@ -232,6 +235,19 @@ def _thin(estimate: Estimate) -> Sequence[str]:
     if not empty:
         return ()
     return (f"no scored prompt in {', '.join(empty)}: overall scores are used there",)
+
+
+def _vague(estimate: Estimate, worth: Mapping[str, Worth]) -> Sequence[str]:
+    """Say when the prompts are too few to tell what a preset scores."""
+    vague = [
+        preset for preset, one in worth.items() if one.score_ci95[1] - one.score_ci95[0] >= _VAGUE
+    ]
+    if not vague:
+        return ()
+    return (
+        f"too few prompts to say what {', '.join(vague)} scores: "
+        f"{estimate.n_prompts.sum():.0f} with a category. Score more",
+    )
 
 
 def _next_expert(

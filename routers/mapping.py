@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 import numpy as np
 
-from routers.base import Decision, FloatArray
+from routers.base import GENERAL, Decision, FloatArray
 from routers.finer import FinerMap
 
 DEFAULT_PRESET = "default"
@@ -138,9 +138,13 @@ class ScoredMapping:
 
     Ranks by the sum over categories of p(category | prompt) x expected_score(category, expert),
     minus price x cost(expert). A certain router gives the plain table of one expert for each
-    category; an uncertain one drifts to generalists by itself, so `Decision.category` and its
-    threshold play no part. Where there is a finer map, and the prompt was embedded, what that
-    expects of the experts takes the place of the sum.
+    category. Where there is a finer map, and the prompt was embedded, what that expects of the
+    experts takes the place of the sum.
+
+    An uncertain router that has the category `GENERAL` drifts to generalists by itself: the table
+    knows how experts do on what is out of scope, so `Decision.category` and its threshold play no
+    part. Without that category nothing in the table speaks for such a prompt: where the decision is
+    ``low_confidence``, the general expert comes first, then the others by utility.
 
     Attributes
     ----------
@@ -156,10 +160,13 @@ class ScoredMapping:
         What `cost` is: 10^9 active parameters, seconds, US dollars for 10^6 tokens.
     finer : FinerMap or None
         Knows the same experts in the same order.
+    general : str or None
+        The expert for uncertain prompts where no category is `GENERAL`; None = ranked as others.
 
     References
     ----------
-    Composition of Experts (arXiv 2412.01868).
+    Composition of Experts (arXiv 2412.01868): the weighing, and a general expert for uncertain
+    inputs.
     """
 
     categories: tuple[str, ...]
@@ -169,10 +176,13 @@ class ScoredMapping:
     prices: Mapping[str, float]
     price_of: PriceOf = "params"
     finer: FinerMap | None = None
+    general: str | None = None
 
     @classmethod
-    def load(cls, path: Path, prices: Mapping[str, float]) -> ScoredMapping:
-        """Read the file that `save` wrote.
+    def load(
+        cls, path: Path, prices: Mapping[str, float], general: str | None = None
+    ) -> ScoredMapping:
+        """Read the file that `save` wrote; prices and the general expert are not in it.
 
         Raises
         ------
@@ -199,8 +209,8 @@ class ScoredMapping:
                 f"{path} must be a mapping that coe map wrote; got "
                 f"{getattr(error, 'strerror', None) or error}. Write it again with coe map --write"
             ) from error
-        cost = np.array(file.cost)
-        return cls(file.categories, file.experts, table, cost, prices, file.price_of, finer)
+        known = (file.categories, file.experts, table, np.array(file.cost))
+        return cls(*known, prices, file.price_of, finer, general)
 
     def save(self, path: Path) -> None:
         """Write the table to a file and the finer map beside it; prices are not in them.
@@ -243,7 +253,7 @@ class ScoredMapping:
     @property
     def digest(self) -> str:
         """A short hash of all that decides a ranking."""
-        content = hashlib.sha256(repr((self.categories, self.experts)).encode())
+        content = hashlib.sha256(repr((self.categories, self.experts, self.general)).encode())
         content.update(self.expected_score.tobytes())
         content.update(self.cost.tobytes())
         content.update(json.dumps(dict(self.prices), sort_keys=True).encode())
@@ -278,8 +288,11 @@ class ScoredMapping:
     def rank(
         self, decision: Decision, candidates: Collection[str], preset: str = DEFAULT_PRESET
     ) -> tuple[str, ...]:
-        """Return the experts of the table by utility; see `ExpertMapping.rank`."""
-        ranked = (self.experts[index] for index in _order(self.utility(decision, preset)))
+        """Return the experts of the table by utility; see `ExpertMapping.rank` and the class."""
+        ranked = [self.experts[index] for index in _order(self.utility(decision, preset))]
+        unsure = decision.reason == "low_confidence" and GENERAL not in self.categories
+        if unsure and self.general is not None:
+            ranked = list(dict.fromkeys((self.general, *ranked)))
         return tuple(name for name in ranked if name in candidates) or tuple(candidates)
 
     def _charged(self, preset: str) -> FloatArray:

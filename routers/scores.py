@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -15,14 +16,19 @@ from routers.arrays import BoolArray, IntArray
 from routers.base import FloatArray
 from routers.data import DataError, read_lines
 
-_WANTED = '{"id": str, "prompt": str, "category": str or null, "scores": {expert: 0 to 1}}'
+_WANTED = '{"id": str, "prompt": str, "category": str or null, "scores": {expert: 0 to 1, or null}}'
 
 
 class _ScoreRow(msgspec.Struct):
-    id: str
+    id: str | int
     prompt: str
     category: str | None
-    scores: dict[str, float]
+    scores: dict[str, Any]
+
+    @property
+    def known(self) -> Iterator[tuple[str, float]]:
+        """Experts and their scores; null is none."""
+        return ((name, score) for name, score in self.scores.items() if score is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +92,46 @@ def read_scores(paths: Sequence[Path]) -> ScoreTable:
     Raises
     ------
     DataError
-        A file cannot be read or lines are bad: each is named with its reason.
+        A file cannot be read or lines are bad, or score an expert on a prompt of the same id again:
+        each is named with its reason.
     """
-    rows = read_lines(paths, _row, _WANTED)
-    experts = tuple(dict.fromkeys(name for row in rows for name in row.scores))
+    seen: set[tuple[str | int, str, str]] = set()
+
+    def parse(line: bytes) -> _ScoreRow:
+        row = _row(line)
+        for name, _ in row.known:
+            if (row.id, row.prompt, name) in seen:
+                raise ValueError(
+                    f"id {row.id!r} comes again: {name} has a score on this prompt already"
+                )
+            seen.add((row.id, row.prompt, name))
+        return row
+
+    rows = read_lines(paths, parse, _WANTED)
+    experts = tuple(dict.fromkeys(name for row in rows for name, _ in row.known))
     column = {name: index for index, name in enumerate(experts)}
     scores = np.full((len(rows), len(experts)), np.nan)
     for index, row in enumerate(rows):
-        for name, score in row.scores.items():
+        for name, score in row.known:
             scores[index, column[name]] = score
     prompts = tuple(row.prompt for row in rows)
     return ScoreTable(prompts, tuple(row.category for row in rows), experts, scores)
 
 
 def _row(line: bytes) -> _ScoreRow:
-    row = msgspec.json.decode(line, type=_ScoreRow)
+    try:
+        row = msgspec.json.decode(line, type=_ScoreRow)
+    except msgspec.DecodeError as error:
+        if b"NaN" in line and not isinstance(error, msgspec.ValidationError):
+            raise ValueError(f"{error}. Write null, not NaN, where there is no score") from error
+        raise
+    if isinstance(row.id, int):
+        raise ValueError(f'id must be a string; got {row.id}. Write "{row.id}"')
     if not row.scores:
         raise ValueError("scores must name an expert; got none")
-    for name, score in row.scores.items():
-        if not 0 <= score <= 1:
-            raise ValueError(f"scores.{name} must be from 0 to 1; got {score}")
+    for name, score in row.known:
+        if type(score) not in (int, float) or not 0 <= score <= 1:
+            raise ValueError(f"scores.{name} must be from 0 to 1; got {json.dumps(score)}")
     return row
 
 

@@ -178,6 +178,12 @@ def test_the_command_prints_one_object_and_draws(tmp_path: Path, files: list[str
         "active_params_b",
     }
     assert plot.read_bytes().startswith(b"\x89PNG")
+    chosen[-2] = str(plot.with_suffix(".svg"))
+    assert CliRunner().invoke(eval_group, ["replay", *files, *chosen]).exit_code == 0
+    drawn = plot.with_suffix(".svg").read_text()
+    assert "Score against active parameters" in drawn
+    assert "s: 60 prompts, 2 experts, 1 splits" in drawn
+    assert "coe, 95% interval" in drawn
 
 
 def test_the_router_reads_prompts_as_the_gateway_does(files: list[str]) -> None:
@@ -205,10 +211,14 @@ def test_the_router_reads_prompts_as_the_gateway_does(files: list[str]) -> None:
 
 
 def test_the_command_prints_a_table(files: list[str]) -> None:
-    chosen = ["--methods", "true_category", "--splits", "1"]
+    chosen = ["--methods", "coe,matrix_factorisation", "--splits", "1"]
     done = CliRunner().invoke(eval_group, ["replay", *files, *chosen])
     assert done.exit_code == 0, done.output
-    assert "true_category" in done.stdout
+    rows = {line.split()[0]: line.rstrip() for line in done.stdout.splitlines() if line.strip()}
+    headings = "method points 95% against coe best score at B best at"
+    assert " ".join(rows["method"].split()) == headings
+    assert " ± " in rows["matrix_factorisation"]
+    assert max(len(rows[name]) for name in ("coe", "matrix_factorisation", "random")) < 80
     assert "Best single expert" in done.stdout
 
 
@@ -237,7 +247,10 @@ def test_prompts_without_all_scores_are_not_enough(tmp_path: Path, files: list[s
     named = ["--experts", "small,maths"]
     done = CliRunner().invoke(eval_group, ["replay", *files, *named])
     assert done.exit_code == 2
-    assert "got 5. Missing: {'small': 0, 'maths': 55}" in " ".join(done.output.split())
+    assert "got 5. Missing, of 60: maths 55. Leave" in " ".join(done.output.split())
+    Path(files[0]).write_text("\n".join(map(json.dumps, rows[:5])))
+    done = CliRunner().invoke(eval_group, ["replay", *files, *named])
+    assert "got 5. Score more prompts" in " ".join(done.output.split())
 
 
 def test_unlabelled_prompts_have_a_category_of_their_own(tmp_path: Path) -> None:

@@ -26,9 +26,9 @@ def test_every_table_is_replayed_into_one_report(tmp_path: Path) -> None:
         }
         for i in range(24)
     ]
-    content = gzip.compress("\n".join(map(json.dumps, lines)).encode())
     for name in {name for table in TABLES for name in table.files}:
-        (tmp_path / name).write_bytes(content)
+        text = "\n".join(json.dumps({**line, "id": f"{name} {line['id']}"}) for line in lines)
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()))
     out = tmp_path / "out"
     asked = [str(tmp_path), "--out", str(out), "--cache", str(tmp_path / "cache")]
     asked += ["--methods", "true_category"]

@@ -122,6 +122,17 @@ def test_a_cut_run_goes_on_where_it_was(questions: Path, experts: Experts) -> No
     assert "5 answers asked for; 8 prompts" in done.output
 
 
+def test_an_expert_that_there_is_not_is_told_before_the_others_work(
+    questions: Path, experts: Experts
+) -> None:
+    done = run(questions, experts, "clever,nope")
+    assert done.exit_code == 2
+    assert "nope at http" in done.output
+    assert [name for name, _ in experts.asked].count("clever") == 1
+    done = run(questions, experts, "clever")
+    assert "7 answers asked for; 8 prompts" in done.output
+
+
 def column(questions: Path, expert: str) -> list[float]:
     table = read_scores([questions.parent / "scores.jsonl"])
     return [float(score) for score in table.scores[:, table.experts.index(expert)]]

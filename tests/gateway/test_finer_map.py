@@ -49,7 +49,10 @@ def physics(upstream: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) 
     found = solved(str(folder / "scores.jsonl"), "--config", config, "--write")
     assert found["finer"]
     assert found["kept"] == ["recalls", "calculates"]
-    assert any("finer categories gain +" in text for text in found["warnings"])
+    (told,) = [text for text in found["warnings"] if text.startswith("finer categories are served")]
+    assert "on held-out prompts they gain +" in told
+    assert "more than a standard error, which is the rule; there default 1.0000 at 7.00 B" in told
+    assert ", by the table alone 0." in told
     return folder
 
 
@@ -108,7 +111,9 @@ def test_finer_categories_that_do_not_pay_are_left_out(physics: Path) -> None:
     scores = write_scores(physics / "flat.jsonl", rows)
     found = solved(str(scores), "--config", str(physics / "experts.yaml"))
     assert not found["finer"]
-    assert any("on held-out prompts: left out" in text for text in found["warnings"])
+    (told,) = [text for text in found["warnings"] if "held-out" in text]
+    assert told.startswith("finer categories are left out: on held-out prompts they gain +0.00 poi")
+    assert told.endswith("over the table, not more than a standard error")
 
 
 def test_finer_categories_above_the_cap_are_left_out(physics: Path) -> None:
@@ -127,4 +132,4 @@ def test_finer_categories_above_the_cap_are_left_out(physics: Path) -> None:
         found = solved(scores, "--config", str(config), "--active-params-b", cap)
         assert found["finer"] is kept
         assert found["expected"]["default"]["active_params_b"] == 1
-    assert any("left out, they would take more active" in text for text in found["warnings"])
+    assert any("left out, as they would take more active" in text for text in found["warnings"])

@@ -122,23 +122,46 @@ def test_traffic_of_categories_that_are_gone_is_left_out(
     tmp_path: Path, files: tuple[str, str]
 ) -> None:
     weights = tmp_path / "stats.json"
-    by_category = {name: {"requests": n} for name, n in (("math", 9), ("law", 70), ("art", 1))}
+    by_category = {name: {"requests": n} for name, n in (("math", 9), ("law", 70), ("general", 1))}
     weights.write_text(json.dumps({"by_category": by_category}))
     asked = (files[0], "--sizes", files[1], "--n-experts", "1", "--weights", str(weights))
     found = solved(*asked)
     assert found["kept"] == ["maths"]
-    told = "left out of stats.json, requests of categories that there are not: law (70), art (1)"
+    told = (
+        "left out of stats.json, requests of categories that there are not: law (70), "
+        "general (1, the router was unsure)"
+    )
     assert told in found["warnings"]
     del by_category["math"]
     weights.write_text(json.dumps({"by_category": by_category}))
     done = run(*asked)
     assert done.exit_code == 2
-    assert "got unknown categories law, art" in " ".join(done.output.split())
+    assert "got unknown categories law, general" in " ".join(done.output.split())
+
+
+def test_a_table_that_is_too_small_says_so(tmp_path: Path, files: tuple[str, str]) -> None:
+    one = write_scores(tmp_path / "one.jsonl", score_lines(RATES, n_each=1)[:1])
+    found = solved(str(one), "--sizes", files[1])
+    low, high = found["expected"]["default"]["score_ci95"]
+    assert 0 <= low < found["expected"]["default"]["score"] <= high <= 1
+    told = "too few prompts to say what default scores: 1 with a category"
+    assert any(told in text for text in found["warnings"])
+    plenty = solved(files[0], "--sizes", files[1])
+    assert not any("too few prompts" in text for text in plenty["warnings"])
+
+
+def test_an_expert_with_few_scores_is_named(tmp_path: Path, files: tuple[str, str]) -> None:
+    rows = score_lines(RATES)
+    for row in rows[20:]:
+        del row["scores"]["small"]
+    found = solved(str(write_scores(tmp_path / "few.jsonl", rows)), "--sizes", files[1])
+    assert "compared on fewer prompts than there are: small (20 of 80)" in found["warnings"]
 
 
 def test_people_get_a_table(files: tuple[str, str]) -> None:
     done = run(files[0], "--sizes", files[1], "--total-params-b", "10")
     assert done.exit_code == 0
+    assert "on the prompts that it is made of, if the router never errs:" in done.stdout
     assert "kept: small, maths; 8 B resident" in done.stdout
     assert "note: the next parameters should buy big" in done.stdout
 
@@ -146,10 +169,10 @@ def test_people_get_a_table(files: tuple[str, str]) -> None:
 def test_names_are_shown_as_they_are(files: tuple[str, str]) -> None:
     for path in map(Path, files):
         path.write_text(path.read_text().replace("maths", "maths[7b]").replace("big", "big[/INST]"))
-    shown = run(files[0], "--sizes", files[1], "--preset", "tiny[1]=0.2")
+    shown = run(files[0], "--sizes", files[1], "--preset", "tiny=0.2")
     assert shown.exit_code == 0, shown.output
     assert "kept: small, big[/INST], maths[7b]" in " ".join(shown.stdout.split())
-    assert "tiny[1]: score" in shown.stdout
+    assert "tiny: score" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -158,6 +181,7 @@ def test_names_are_shown_as_they_are(files: tuple[str, str]) -> None:
         (("--total-params-b", "0.5"), "no choice of experts keeps to the limits"),
         (("--preset", "small"), "--preset must be NAME=PRICE"),
         (("--preset", "small=-1"), "--preset must be NAME=PRICE"),
+        (("--preset", "a b=1"), "NAME must be up to 64 of A-Z a-z 0-9 . _ -, the first a letter"),
         (("--write",), "--write needs --config"),
         (("--weights", "none.json"), "must be JSON {category: number}"),
     ],

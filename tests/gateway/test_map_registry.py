@@ -136,12 +136,38 @@ def test_the_router_sorts_prompts_that_come_with_other_categories(
     assert found["expected"]["default"]["score"] > 0.8
 
 
+def test_a_misspelt_category_is_told_as_the_router_then_sorts_all(
+    tmp_path: Path, shipped: Path
+) -> None:
+    scores = shipped_scores(tmp_path)
+    rows = [json.loads(line) for line in scores.read_text().splitlines()]
+    categories = ["codign", None, *(row["category"] for row in rows[2:20])]
+    for row, category in zip(rows[:20], categories, strict=True):
+        row["category"] = category
+    few = str(write_scores(tmp_path / "few.jsonl", rows[:20]))
+    asked = ("--config", str(shipped), "--plain")
+    told = solved(few, *asked)["warnings"]
+    sorts = "the router sorts all prompts anew: 1 of 20 came with the category "
+    hint = "which it does not have. Did you mean 'coding'? Allowed:"
+    assert any(text.startswith(f'{sorts}"codign", {hint}') for text in told)
+    assert any(text.startswith(f"{sorts}null, which it does not have. Allowed:") for text in told)
+    assert not any("sorts all" in text for text in solved(str(scores), *asked)["warnings"])
+
+
 def test_the_general_expert_must_be_scored(tmp_path: Path, shipped: Path) -> None:
     rows = shipped_scores(tmp_path).read_text().replace('"general":', '"stranger":')
     (tmp_path / "other.jsonl").write_text(rows)
     done = run(str(tmp_path / "other.jsonl"), "--config", str(shipped))
     assert done.exit_code == 2
     assert "the general expert 'general' is always kept" in " ".join(done.output.split())
+
+
+def test_the_place_that_the_general_expert_takes_is_told(tmp_path: Path, shipped: Path) -> None:
+    asked = (str(shipped_scores(tmp_path)), "--config", str(shipped), "--plain")
+    found = solved(*asked, "--n-experts", "1")
+    assert found["kept"] == ["general"]
+    assert any("--n-experts 1 counts general, which" in text for text in found["warnings"])
+    assert not any("--n-experts" in text for text in solved(*asked)["warnings"])
 
 
 def test_the_general_expert_must_tell_what_is_paid_for(tmp_path: Path, shipped: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from gateway.cli import coe
 from gateway.composition import check
 from gateway.errors import ConfigError
 from gateway.experts import ExpertRegistry
+from routers.artifact import save_router
+from routers.bag import BagRouter
 from routers.mapping import ScoredMapping
 from tests.servers import NOBODY_URL, Gateway, UpstreamServer, run_gateway, write_experts
 
@@ -20,7 +24,13 @@ NAMES, SIZES_B, SCORES = ("small", "large"), [1.0, 9.0], [0.5, 0.9]
 MAPPING = {"table": "table.json", "presets": {"default": 0.1, "best": 0}}
 
 
-def write(folder: Path, categories: tuple[str, ...], url: str, **mapping: Any) -> Path:
+def write(
+    folder: Path,
+    categories: tuple[str, ...],
+    url: str,
+    keys: Mapping[str, Any] | None = None,
+    **mapping: Any,
+) -> Path:
     """Write a table in which the large expert is better at everything, and the experts."""
     scores = np.tile(SCORES, (len(categories), 1))
     table = ScoredMapping(categories, NAMES, scores, np.array(SIZES_B), {"default": 0})
@@ -29,7 +39,7 @@ def write(folder: Path, categories: tuple[str, ...], url: str, **mapping: Any) -
         {"name": name, "base_url": url, "model": "ok", "active_params_b": size_b}
         for name, size_b in zip(NAMES, SIZES_B, strict=True)
     ]
-    return write_experts(folder / "experts.yaml", experts, {**MAPPING, **mapping})
+    return write_experts(folder / "experts.yaml", experts, {**MAPPING, **mapping}, **(keys or {}))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +78,20 @@ def test_the_presets_are_listed_and_others_refused(gateway: Gateway) -> None:
     answer = gateway.chat("auto:cheap")
     assert answer.status_code == 404
     assert "auto:best" in answer.json()["error"]["message"]
+
+
+def test_an_unsure_router_without_general_sends_to_the_general_expert(tmp_path: Path) -> None:
+    words = {"coding": "python bug loop", "cooking": "bake soup onion"}
+    texts = [word for line in words.values() for word in line.split()]
+    router = BagRouter("toy").fit(texts, [name for name in words for _ in range(3)])
+    save_router(router, tmp_path / "router", {})
+    for min_confidence, expert in ((0.9, "small"), (0.0, "large")):
+        keys = {"router": "router", "min_confidence": min_confidence}
+        path = write(tmp_path, tuple(words), NOBODY_URL, keys, presets={"default": 0})
+        asked = ["route", "Tell me a joke", "--config", str(path), "--json"]
+        shown = json.loads(CliRunner().invoke(coe, asked).stdout)
+        assert shown["ranked"][0] == expert
+        assert (shown["reason"] == "low_confidence") is (expert == "small")
 
 
 def refused(path: Path, message: str) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routers.base import Decision, decide
+from routers.base import Decision, FloatArray, decide
 from routers.mapping import MappingError, ScoredMapping, WrittenMapping
 
 CATEGORIES = ("general", "math")
@@ -48,6 +50,21 @@ def test_a_certain_router_gives_the_plain_table() -> None:
 
 def test_an_uncertain_router_drifts_to_the_generalist() -> None:
     assert MAPPING.rank(decision(0.7, 0.3), EVERYONE, "best")[0] == "big"
+
+
+@pytest.mark.parametrize("expected", [None, np.array([0.1, 0.2, 0.9])])
+def test_what_no_category_stands_for_goes_to_the_general_expert(
+    expected: FloatArray | None,
+) -> None:
+    def ranked(*categories: str, min_margin: float, able: Sequence[str] = EVERYONE) -> list[str]:
+        mapping = replace(MAPPING, categories=categories, general="small")
+        row = decide(np.array([0.4, 0.6]), categories, min_margin, expected)
+        return list(mapping.rank(row, able, "best"))
+
+    assert ranked("law", "math", min_margin=0.9) == ["small", "mathstral", "big"]
+    assert ranked("law", "math", min_margin=0.9, able=EVERYONE[1:]) == ["mathstral", "big"]
+    assert ranked("law", "math", min_margin=0.1) == ["mathstral", "big", "small"]
+    assert ranked("general", "math", min_margin=0.9) == ["mathstral", "big", "small"]
 
 
 def test_a_price_buys_smaller_experts() -> None:

@@ -38,7 +38,11 @@ def test_files_are_stacked_and_missing_scores_are_nan(tmp_path: Path) -> None:
         ({**GOOD, "scores": {"a": 1.5}}, r"scores\.a must be from 0 to 1; got 1\.5"),
         ({**GOOD, "scores": {"a": -1}}, r"scores\.a must be from 0 to 1"),
         ({**GOOD, "scores": {}}, "scores must name an expert"),
-        ({**GOOD, "scores": {"a": "good"}}, "Expected `float`"),
+        ({**GOOD, "scores": {"a": 1, "b": "good"}}, r'scores\.b must be from 0 to 1; got "good"'),
+        ({**GOOD, "scores": {"b": True}}, r"scores\.b must be from 0 to 1; got true"),
+        ({**GOOD, "scores": {"b": float("nan")}}, "Write null, not NaN, where there is no score"),
+        ({**GOOD, "id": 3}, 'id must be a string; got 3. Write "3"'),
+        (GOOD, "id '1' comes again: a has a score on this prompt already"),
         ({"prompt": "hi"}, "missing required field"),
         ("text", "Expected `object`"),
     ],
@@ -47,6 +51,14 @@ def test_bad_rows_are_named_by_line(tmp_path: Path, row: object, message: str) -
     path = write(tmp_path / "scores.jsonl", GOOD, row)
     with pytest.raises(DataError, match=rf"scores\.jsonl:2: .*{message}"):
         read_scores([path])
+
+
+def test_null_is_no_score_and_lines_may_share_a_prompt(tmp_path: Path) -> None:
+    one = {**GOOD, "scores": {"a": 1, "b": None, "c": None}}
+    more = [{**GOOD, "scores": {"b": 0}}, {**GOOD, "prompt": "another"}]
+    table = read_scores([write(tmp_path / "scores.jsonl", one, *more)])
+    assert table.experts == ("a", "b")
+    np.testing.assert_array_equal(table.scores, [[1, np.nan], [np.nan, 0], [1, 0.5]])
 
 
 def test_an_expert_without_a_column_is_named(tmp_path: Path) -> None:
