@@ -69,12 +69,15 @@ def _head(card: Card) -> Iterator[str]:
         f"{1_000 * card.active_params_b:.1f} million parameters."
     )
     yield from _escalation(settings_behind_gate(card))
-    yield (
-        f"Answers whose probability leads that of `{GENERAL}` by less than {card.min_margin:.3f} "
-        f"go to the general expert."
-    )
+    yield (f"Answers {margin_told(card)} less than {card.min_margin:.3f} go to the general expert.")
     for note in card.training.get("notes", ()):
         yield f"\n{note}"
+
+
+def margin_told(card: Card) -> str:
+    """Say what the threshold is held against; see `routers.base.margins`."""
+    is_lead = GENERAL in card.categories
+    return f"whose probability leads that of `{GENERAL}` by" if is_lead else "with a probability of"
 
 
 def settings_behind_gate(card: Card) -> Mapping[str, Any]:

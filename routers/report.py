@@ -8,9 +8,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from routers.base import GENERAL
 from routers.calibrate import Goal
-from routers.card import Card, latency_told, scores_by_category, settings_behind_gate
+from routers.card import (
+    Card,
+    latency_told,
+    margin_told,
+    scores_by_category,
+    settings_behind_gate,
+)
 
 _CASCADE_IS_IDLE = 0.95
 
@@ -26,12 +31,11 @@ def print_report(folder: Path, card: Card, goal: Goal) -> None:
         table.add_row(*row, _mistaken(row[0], counts, card))
     console = Console(markup=False, emoji=False)
     console.print(table)
-    kept = "that lead general by" if GENERAL in card.categories else "whose probability is at least"
     console.print(
         f"{scores['n']} prompts of {_judged(card)}, which temperature and threshold are fitted to: "
         f"accuracy {scores['accuracy']:.3f}, macro-F1 {scores['macro_f1']:.3f}, "
-        f"calibration error {scores['ece']:.3f}; answers {kept} "
-        f"{card.min_margin:.3f} are kept: {scores['coverage']:.1%} of prompts, accuracy "
+        f"calibration error {scores['ece']:.3f}; answers {margin_told(card)} "
+        f"{card.min_margin:.3f} or more are kept: {scores['coverage']:.1%} of prompts, accuracy "
         f"{scores['covered_accuracy']:.3f}"
     )
     for line in (*_left_out(card), *_threshold(card, goal), *_costs(card)):
