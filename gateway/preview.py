@@ -58,13 +58,21 @@ def _print_category(console: Console, shown: dict[str, Any]) -> None:
     likeliest = ranked[0][0]
     of = "" if likeliest == shown["category"] else f"{escape(likeliest)} "
     console.print(
-        f"[bold]{escape(shown['category'])}[/] ({of}{shown['confidence']:.1%}, {shown['reason']}) "
+        f"[bold]{escape(shown['category'])}[/] ({of}{shown['confidence']:.1%}, {_why(shown)}) "
         f"-> [bold]{shown['expert']}[/]"
     )
+    if shown["keyword"] is not None:
+        return  # the other categories were not weighed
     table = Table(box=None, show_header=False)
     for category, probability in ranked:
         table.add_row(escape(category), f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
     console.print(table)
+
+
+def _why(shown: dict[str, Any]) -> str:
+    if shown["keyword"] is not None:
+        return f"{shown['reason']} {escape(repr(shown['keyword']))}"
+    return str(shown["reason"])
 
 
 def _billions(shown: dict[str, Any]) -> str:

@@ -18,7 +18,8 @@ from gateway.experts import AUTO
 from gateway.plan import Plan
 from gateway.protocol import decode_fields, encode_fields, parse_chat_request
 from gateway.services import services_of
-from routers.base import Decision
+from routers.base import Decision, Router
+from routers.keyword import KeywordRouter
 from routers.mapping import ExpertMapping, ScoredMapping
 
 router = APIRouter(prefix="/v1")
@@ -76,6 +77,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "expert": first.name,
         "ranked": [expert.name for expert in plan.experts],
         "reason": plan.reason,
+        "keyword": None,
         "router": None,
         "active_params_b": None if size is None else size + plan.router_active_params_b,
         "cache": plan.cache,
@@ -88,11 +90,17 @@ def describe(plan: Plan) -> dict[str, Any]:
             "router": label(plan.router),
             "category": decision.category,
             "confidence": decision.confidence,
+            "keyword": _keyword(plan.router, reading.text),
             "probabilities": dict(zip(names, decision.probabilities.tolist(), strict=True)),
             "read": {"text": reading.text, "of": asdict(reading.read)},
             "experts": _weighed(plan.mapping, decision, plan.preset),
         }
     return shown
+
+
+def _keyword(router: Router, text: str) -> str | None:
+    """Return the keyword of the operator that decides for a text, None where none does."""
+    return router.rule_for(text) if isinstance(router, KeywordRouter) else None
 
 
 def _weighed(

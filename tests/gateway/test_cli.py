@@ -165,6 +165,16 @@ def test_route_of_what_the_router_is_unsure_of_names_the_likeliest_category(tmp_
     assert re.match(r"general \(coding \d+\.\d%, low_confidence\) -> general", shown.output)
 
 
+def test_route_names_the_keyword_that_decides(tmp_path: Path) -> None:
+    experts = [{"name": "general", "base_url": NOBODY_URL}]
+    keywords = {"finance": ["giro", "IBAN [de]", "/[a-z]*iban/"], "law": ["changed"]}
+    config = write_experts(tmp_path / "e.yaml", experts, {}, keywords=keywords)
+    shown = run("route", "My iban [DE] changed", "--config", str(config)).output
+    assert shown.startswith("finance (100.0%, keyword 'IBAN [de]') -> general\nfallbacks")
+    shown = run("route", "My IBAN changed", "--config", str(config), "--json").output
+    assert json.loads(shown)["keyword"] == "/[a-z]*iban/"
+
+
 def test_route_of_an_empty_prompt_still_decides() -> None:
     shown = run("route", "", "--config", str(REPO / "experts.yaml"), "--json")
     assert shown.exit_code == 0
