@@ -17,6 +17,7 @@ from gateway.experts import AUTO, ExpertRegistry
 from gateway.keys import DEFAULT_TENANT
 from gateway.metrics import Metrics
 from gateway.planner import Planner
+from routers.base import GENERAL
 
 BAR_CHARS = 30
 
@@ -59,7 +60,8 @@ def _print_category(console: Console, shown: dict[str, Any]) -> None:
     of = "" if likeliest == shown["category"] else f"{escape(likeliest)} "
     console.print(
         f"[bold]{escape(shown['category'])}[/] ({of}{shown['confidence']:.1%}, {_why(shown)}) "
-        f"-> [bold]{shown['expert']}[/]"
+        f"-> [bold]{shown['expert']}[/]{_unmapped(shown)}",
+        soft_wrap=True,
     )
     if shown["keyword"] is not None:
         return  # the other categories were not weighed
@@ -67,6 +69,16 @@ def _print_category(console: Console, shown: dict[str, Any]) -> None:
     for category, probability in ranked:
         table.add_row(escape(category), f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
     console.print(table)
+    if shown["lead"] is not None:
+        over = " over general" if GENERAL in shown["probabilities"] else ""
+        console.print(f"lead{over}: {shown['lead']:.3f}; enough is {shown['threshold']:.3f}")
+
+
+def _unmapped(shown: dict[str, Any]) -> str:
+    category = shown["category"]
+    if shown["mapped"] or category == GENERAL or shown["reason"] == "explore":
+        return ""
+    return f": the mapping has no {escape(category)}, so the general expert"
 
 
 def _why(shown: dict[str, Any]) -> str:

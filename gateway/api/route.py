@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -18,7 +19,7 @@ from gateway.experts import AUTO
 from gateway.plan import Plan
 from gateway.protocol import decode_fields, encode_fields, parse_chat_request
 from gateway.services import services_of
-from routers.base import Decision, Router
+from routers.base import Decision, Router, margins
 from routers.keyword import KeywordRouter
 from routers.mapping import ExpertMapping, ScoredMapping
 
@@ -67,7 +68,12 @@ def _as_chat(wish: _Wish, fields: Mapping[str, Raw]) -> bytes:
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """Return a plan as JSON: the answer of ``/v1/route`` and of ``coe route --json``."""
+    """Return a plan as JSON: the answer of ``/v1/route`` and of ``coe route --json``.
+
+    `lead` is by how much the likeliest category leads `general`, where there is such a category,
+    and keeps the prompt when it is not less than `threshold`. `mapped` says whether the mapping
+    names the category: where it does not, the general expert has it.
+    """
     first, decision, reading = plan.experts[0], plan.decision, plan.reading
     size = first.active_params_b
     shown: dict[str, Any] = {
@@ -78,6 +84,9 @@ def describe(plan: Plan) -> dict[str, Any]:
         "ranked": [expert.name for expert in plan.experts],
         "reason": plan.reason,
         "keyword": None,
+        "lead": None,
+        "threshold": None,
+        "mapped": None,
         "router": None,
         "active_params_b": None if size is None else size + plan.router_active_params_b,
         "cache": plan.cache,
@@ -91,11 +100,20 @@ def describe(plan: Plan) -> dict[str, Any]:
             "category": decision.category,
             "confidence": decision.confidence,
             "keyword": _keyword(plan.router, reading.text),
+            "lead": _lead(plan.router, decision),
+            "threshold": decision.min_margin,
+            "mapped": plan.mapping is not None and decision.category in plan.mapping.plain(),
             "probabilities": dict(zip(names, decision.probabilities.tolist(), strict=True)),
             "read": {"text": reading.text, "of": asdict(reading.read)},
             "experts": _weighed(plan.mapping, decision, plan.preset),
         }
     return shown
+
+
+def _lead(router: Router, decision: Decision) -> float | None:
+    """Return what the threshold was held against, see `margins`; None where that is infinite."""
+    lead = float(margins(decision.probabilities[None], router.categories_)[0])
+    return lead if math.isfinite(lead) else None
 
 
 def _keyword(router: Router, text: str) -> str | None:

@@ -162,13 +162,29 @@ def test_route_of_what_the_router_is_unsure_of_names_the_likeliest_category(tmp_
     experts = [{"name": "general", "base_url": NOBODY_URL}]
     config = write_experts(tmp_path / "e.yaml", experts, {}, min_confidence=1)
     shown = run("route", CODING, "--config", str(config))
-    assert re.match(r"general \(coding \d+\.\d%, low_confidence\) -> general", shown.output)
+    assert re.match(r"general \(coding \d+\.\d%, low_confidence\) -> general\n", shown.output)
+    assert re.search(r"^lead over general: 0\.\d+; enough is 1\.000$", shown.output, re.M)
+    said = json.loads(run("route", CODING, "--config", str(config), "--json").output)
+    chances = said["probabilities"]
+    assert said["lead"] == pytest.approx(chances["coding"] - chances["general"])
+    assert (said["threshold"], said["mapped"]) == (1, False)
+
+
+def test_route_of_a_category_that_the_mapping_leaves_out_says_so(tmp_path: Path) -> None:
+    experts = [{"name": "small", "base_url": NOBODY_URL}]
+    config = write_experts(tmp_path / "e.yaml", experts, {}, min_confidence=0)
+    shown = run("route", CODING, "--config", str(config)).output
+    assert "routed) -> small: the mapping has no coding, so the general expert\n" in shown
+    write_experts(config, experts, {"coding": ["small"]}, min_confidence=0)
+    assert "the mapping" not in run("route", CODING, "--config", str(config)).output
+    assert json.loads(run("route", CODING, "--config", str(config), "--json").output)["mapped"]
 
 
 def test_route_names_the_keyword_that_decides(tmp_path: Path) -> None:
     experts = [{"name": "general", "base_url": NOBODY_URL}]
+    ranks = {"finance": ["general"]}
     keywords = {"finance": ["giro", "IBAN [de]", "/[a-z]*iban/"], "law": ["changed"]}
-    config = write_experts(tmp_path / "e.yaml", experts, {}, keywords=keywords)
+    config = write_experts(tmp_path / "e.yaml", experts, ranks, keywords=keywords)
     shown = run("route", "My iban [DE] changed", "--config", str(config)).output
     assert shown.startswith("finance (100.0%, keyword 'IBAN [de]') -> general\nfallbacks")
     shown = run("route", "My IBAN changed", "--config", str(config), "--json").output
