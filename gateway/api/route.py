@@ -17,7 +17,7 @@ from gateway.composition import label
 from gateway.errors import InvalidRequestError
 from gateway.experts import AUTO
 from gateway.plan import Plan
-from gateway.protocol import decode_fields, encode_fields, parse_chat_request
+from gateway.protocol import ChatRequest, decode_fields, encode_fields, parse_chat_request
 from gateway.services import services_of
 from routers.base import Decision, Router, margins
 from routers.keyword import KeywordRouter
@@ -47,14 +47,25 @@ async def route(request: Request) -> dict[str, Any]:
     services = services_of(request)
     caller = await authenticate(request)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
-    wish, fields = decode_fields(body, _decode_wish)
-    chat = parse_chat_request(_as_chat(wish, fields))
+    chat, explain = read_question(body)
     caller.check_model(chat.model)
     plan = await services.planner.plan(chat.model, chat.messages, chat.needs, caller.tenant)
     shown = describe(plan)
-    if wish.explain and plan.reading is not None:
+    if explain and plan.reading is not None:
         shown["explanation"] = await services.planner.explain(plan.reading.text)
     return shown
+
+
+def read_question(body: bytes) -> tuple[ChatRequest, bool]:
+    """Return the chat completion request that is asked about, and whether reasons are wanted.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming the field at fault; also for bytes that are not JSON.
+    """
+    wish, fields = decode_fields(body, _decode_wish)
+    return parse_chat_request(_as_chat(wish, fields)), bool(wish.explain)
 
 
 def _as_chat(wish: _Wish, fields: Mapping[str, Raw]) -> bytes:
@@ -64,6 +75,12 @@ def _as_chat(wish: _Wish, fields: Mapping[str, Raw]) -> bytes:
         if not wish.prompt.strip():
             raise InvalidRequestError("'prompt' must not be empty.", param="prompt")
         chat["messages"] = [{"role": "user", "content": wish.prompt}]
+    elif "messages" not in fields:
+        raise InvalidRequestError(
+            "The request body must hold 'prompt' or 'messages'; got neither. "
+            'Write {"prompt": "..."}, or send a chat completion request.',
+            param="messages",
+        )
     return encode_fields(chat)
 
 
