@@ -1,7 +1,8 @@
-"""``coe route``: the decision for one prompt, made by the code that serves requests."""
+"""``coe route``: the decision for one request, made by the code that serves requests."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.api.route import describe
+from gateway.api.route import describe, read_question
 from gateway.composition import compose
 from gateway.experts import AUTO, ExpertRegistry
 from gateway.keys import DEFAULT_TENANT
@@ -22,13 +23,30 @@ from routers.base import GENERAL
 BAR_CHARS = 30
 
 
-async def preview(config: Path, prompt: str) -> dict[str, Any]:
-    """Return where a prompt would go, as ``/v1/route`` answers it."""
+async def preview(config: Path, prompt: str, model: str | None = None) -> dict[str, Any]:
+    """Return where a prompt would go, as ``/v1/route`` answers it; None routes as ``auto``."""
+    return await _previewed(config, model or AUTO, [{"role": "user", "content": prompt}], ())
+
+
+async def preview_request(config: Path, body: bytes, model: str | None = None) -> dict[str, Any]:
+    """Return where a request would go that ``/v1/route`` takes; `model` goes before its own.
+
+    Raises
+    ------
+    GatewayError
+        What ``/v1/route`` would answer: the request is malformed, or no expert takes it.
+    """
+    chat, _ = read_question(body)
+    return await _previewed(config, model or chat.model, chat.messages, chat.needs)
+
+
+async def _previewed(
+    config: Path, model: str, messages: Sequence[Mapping[str, Any]], needs: Collection[str]
+) -> dict[str, Any]:
     composition = compose(ExpertRegistry.load(config))
-    messages = [{"role": "user", "content": prompt}]
     with ThreadPoolExecutor(1) as executor:
         planner = Planner(composition, None, None, executor, Metrics(CollectorRegistry()))
-        plan = await planner.plan(AUTO, messages, (), DEFAULT_TENANT)
+        plan = await planner.plan(model, messages, needs, DEFAULT_TENANT)
     shown = describe(plan)
     if composition.registry.file.llm_router is not None:
         shown["note"] = "llm_router is not asked here; ask a running gateway: POST /v1/route"

@@ -128,6 +128,34 @@ def test_route_reads_a_file(tmp_path: Path, from_stdin: bool) -> None:
     assert json.loads(shown.output)["read"]["text"] == CODING
 
 
+@pytest.mark.parametrize("from_stdin", [False, True])
+def test_route_takes_a_conversation(gateway: Gateway, tmp_path: Path, from_stdin: bool) -> None:
+    turns = [("user", CODING), ("assistant", "def quicksort(): ..."), ("user", "Again, please.")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps({"model": "auto", "messages": messages}))
+    source, config = "-" if from_stdin else str(path), config_of(gateway)
+    args = ("route", "--request", source, "--config", config, "--json")
+    said = json.loads(run(*args, stdin=path.read_text()).output)
+    assert said["category"] == "coding"
+    served = gateway.post("/v1/route", json={"messages": messages}).json()
+    assert (said["expert"], said["probabilities"]) == (served["expert"], served["probabilities"])
+
+
+def test_route_takes_a_model(gateway: Gateway, tmp_path: Path) -> None:
+    config = config_of(gateway)
+    pinned = run("route", CODING, "--model", "terse", "--config", config)
+    assert pinned.output.startswith("pinned -> terse")
+    wrong = run("route", CODING, "--model", "auto:tiny", "--config", config)
+    assert wrong.exit_code == 2
+    assert "'model' must be one of: auto, good" in wrong.output
+    path = tmp_path / "request.json"
+    path.write_text('{"messages": []}')
+    empty = run("route", "--request", str(path), "--config", config)
+    assert (empty.exit_code, "'messages'" in empty.output) == (2, True)
+    assert run("route", CODING, "--request", str(path)).exit_code == 2
+
+
 def test_route_for_people_names_the_expert_and_the_fallbacks(tmp_path: Path) -> None:
     experts: list[dict[str, Any]] = [
         {"name": "general", "base_url": NOBODY_URL},
