@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from gateway.backends.base import Backend, UpstreamRequest, UpstreamResponse
+from gateway.diagnosis import fields_of, names_in
 from gateway.errors import (
     ExpertBusyError,
     ExpertError,
@@ -246,7 +247,7 @@ class Dispatcher:
 
     def _note_failure(self, expert: Expert, error: ExpertError) -> None:
         self._metrics.expert_failures.labels(expert.name, error.code).inc()
-        _log.warning("expert failed", extra={"fields": {"expert": expert.name, "why": str(error)}})
+        _log.warning("expert failed", extra={"fields": fields_of(expert, error)})
 
 
 def _says_broken(error: ExpertError, request: UpstreamRequest) -> bool:
@@ -266,7 +267,11 @@ def _blamed(error: ExpertError, record: Record) -> str | None:
 async def _first_part(
     expert: Expert, guard: Guard, request: UpstreamRequest, response: UpstreamResponse
 ) -> Opened:
-    refuse_failure(expert, response)
+    try:
+        refuse_failure(expert, response)
+    except ExpertError as error:
+        error.upstream = await names_in(response)
+        raise
     if response.status == 200 and request.stream:
         refuse_other_than_events(expert, response)
         chunks = response.chunks()
