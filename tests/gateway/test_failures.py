@@ -138,7 +138,11 @@ def test_auto_does_not_hide_what_the_client_did_wrong(gateway: Gateway) -> None:
 def test_when_all_fail_the_failure_of_the_best_is_told(gateway: Gateway) -> None:
     answer = ask(gateway, ELSEWHERE, response_format={"type": "json_schema"})
     assert answer.status_code == 502  # of s500 and s503, which alone have json_schema
-    assert answer.json()["error"]["code"] == "expert_failed"
+    error = answer.json()["error"]
+    assert error["code"] == "expert_failed"
+    assert error["message"] == (
+        "Expert 's500' answered with status 500. Expert 's503' is not ready."
+    )
     assert gateway.logged(answer.headers["x-request-id"])["attempts"] == ["s500", "s503"]
 
 
