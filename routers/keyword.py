@@ -176,7 +176,7 @@ def _compile_category(category: str, rules: Sequence[str]) -> Any:  # noqa: ANN4
     """Compile the rules of a category to one pattern, after each by itself to name the bad one."""
     if isinstance(rules, str) or not rules:
         raise RuleError(
-            f"rules.{category}: must be a list of phrases; got {rules!r}. "
+            f"rules.{category}: must be a list of phrases; got {_as_written(rules)}. "
             'Write ["a phrase", "/an expression/"]'
         )
     by_edges = defaultdict(list)
@@ -193,6 +193,10 @@ def _compile_category(category: str, rules: Sequence[str]) -> Any:  # noqa: ANN4
         raise RuleError(
             f"rules.{category}: its {len(rules)} rules are too large; use fewer"
         ) from error
+
+
+def _as_written(rules: Sequence[str]) -> str:
+    return repr(rules if isinstance(rules, str) else list(rules))
 
 
 def _expression(where: str, rule: str) -> tuple[str, str, str]:
