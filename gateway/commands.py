@@ -43,36 +43,62 @@ def serve(config: Path, host: str | None, port: int | None, workers: int | None)
     sys.exit(run(settings, lambda text: click.echo(f"coe: {text}", err=True)))
 
 
+_readable = click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+
+
+def _read(path: Path) -> bytes:
+    with click.open_file(str(path), "rb") as file:
+        read: bytes = file.read()
+    return read
+
+
 @click.command(
     epilog="""\b
 Examples:
   coe route "Write a binary search in Python"
-  coe route --file prompt.txt --json"""
+  coe route --file prompt.txt --json
+  coe route --model auto:small "Is a verbal contract valid?"
+  coe route --request request.json"""
 )
 @click.argument("prompt", required=False)
 @click.option(
     "--file",
     "prompt_file",
-    type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
+    type=_readable,
     help="Read the prompt from a file; - is standard input.",
 )
+@click.option(
+    "--request",
+    "request_file",
+    type=_readable,
+    help="Read a chat completion request, as JSON, from a file; - is standard input.",
+)
+@click.option("--model", help="As in a request: auto:small, an expert. [default: auto]")
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def route(prompt: str | None, prompt_file: Path | None, config: Path, as_json: bool) -> None:
+def route(
+    prompt: str | None,
+    prompt_file: Path | None,
+    request_file: Path | None,
+    model: str | None,
+    config: Path,
+    as_json: bool,
+) -> None:
     """Show where a prompt would go, and why.
 
     Nothing is generated, and no gateway is needed.
     """
-    if (prompt is None) == (prompt_file is None):
-        raise click.UsageError("Give a prompt or --file, one of them.")
-    if prompt_file is not None:
-        with click.open_file(str(prompt_file), encoding="utf-8", errors="replace") as file:
-            prompt = file.read()
+    if [prompt, prompt_file, request_file].count(None) != 2:
+        raise click.UsageError("Give a prompt, --file or --request, one of them.")
     from gateway.errors import GatewayError
-    from gateway.preview import preview, print_preview
+    from gateway.preview import preview, preview_request, print_preview
 
     try:
-        shown = asyncio.run(preview(config, prompt or ""))
+        if request_file is not None:
+            shown = asyncio.run(preview_request(config, _read(request_file), model))
+        else:
+            text = prompt if prompt_file is None else _read(prompt_file).decode(errors="replace")
+            shown = asyncio.run(preview(config, text or "", model))
     except GatewayError as error:  # the gateway would answer so, e.g. of a prompt too long
         raise click.UsageError(error.message) from error
     if as_json:

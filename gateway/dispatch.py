@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from gateway.backends.base import Backend, UpstreamRequest, UpstreamResponse
+from gateway.diagnosis import fields_of, names_in
 from gateway.errors import (
     ExpertBusyError,
     ExpertError,
@@ -110,7 +111,8 @@ class Dispatcher:
         Raises
         ------
         ExpertError
-            The failure of the best expert that was called; of a refusal when none was.
+            The failure of the best expert that was called; of a refusal when none was. It tells
+            of the others too.
         """
         self._budget.earn()
         counted: set[str] = set()
@@ -133,20 +135,20 @@ class Dispatcher:
         record: Record,
         counted: set[str],
     ) -> Opened:
-        failure: ExpertError | None = None
-        refusal: ExpertError | None = None
+        failures: list[ExpertError] = []
+        refusals: list[ExpertError] = []
         too_long: Opened | None = None
         for expert in experts:
             guard = self.guards.of(expert)
             refused = guard.refusal()
             if refused is not None:
-                refusal = refusal or refused
+                refusals.append(refused)
                 continue
             try:
                 opened = await self._call(expert, guard, request_for(expert), record, counted)
             except ExpertError as error:
                 self._note_failure(expert, error)
-                failure = failure or error
+                failures.append(error)
                 continue
             if not says_too_long(opened):
                 return opened
@@ -154,7 +156,7 @@ class Dispatcher:
             too_long = too_long or opened
         if too_long is not None:
             return too_long
-        raise failure or refusal or ExpertUnavailableError("No expert takes this request.")
+        raise _as_one([*failures, *refusals])
 
     async def _call(
         self,
@@ -246,7 +248,15 @@ class Dispatcher:
 
     def _note_failure(self, expert: Expert, error: ExpertError) -> None:
         self._metrics.expert_failures.labels(expert.name, error.code).inc()
-        _log.warning("expert failed", extra={"fields": {"expert": expert.name, "why": str(error)}})
+        _log.warning("expert failed", extra={"fields": fields_of(expert, error)})
+
+
+def _as_one(errors: Sequence[ExpertError]) -> ExpertError:
+    """Return the first error, with what the others say behind its own words."""
+    if not errors:
+        return ExpertUnavailableError("No expert takes this request.")
+    errors[0].message = " ".join(error.message for error in errors)
+    return errors[0]
 
 
 def _says_broken(error: ExpertError, request: UpstreamRequest) -> bool:
@@ -266,7 +276,11 @@ def _blamed(error: ExpertError, record: Record) -> str | None:
 async def _first_part(
     expert: Expert, guard: Guard, request: UpstreamRequest, response: UpstreamResponse
 ) -> Opened:
-    refuse_failure(expert, response)
+    try:
+        refuse_failure(expert, response)
+    except ExpertError as error:
+        error.upstream = await names_in(response)
+        raise
     if response.status == 200 and request.stream:
         refuse_other_than_events(expert, response)
         chunks = response.chunks()

@@ -212,11 +212,14 @@ class ExpertError(GatewayError):
     ----------
     asked_s : float or None
         How long the expert itself asked to be left alone, in seconds; None when it did not.
+    upstream : str or None
+        Type and code of the error that it sent, for the log; None when it sent none.
     """
 
     status = 502
     code = "expert_failed"
     asked_s: float | None = None
+    upstream: str | None = None
 
 
 class ExpertMisusedError(ExpertError):

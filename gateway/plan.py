@@ -45,6 +45,8 @@ class Plan:
         another one; None where it chose.
     explores : bool
         Whether the prompt tries out an expert; see `gateway.explore`.
+    by_rule : bool
+        Whether a keyword of the operator decided, and no router was run.
     why : str
         The reason where there is no decision.
     preset : str or None
@@ -61,6 +63,7 @@ class Plan:
     router_active_params_b: float
     kept_for: str | None = None
     explores: bool = False
+    by_rule: bool = False
     why: str = "pinned"
     preset: str | None = None
     mapping: ExpertMapping | None = None
@@ -74,6 +77,8 @@ class Plan:
             return "sticky"
         if self.explores:
             return "explore"
+        if self.by_rule:
+            return "keyword"
         if self.cache == "hit" and self.decision.reason == "routed":
             return "cached_choice"
         return self.decision.reason

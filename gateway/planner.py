@@ -149,6 +149,7 @@ class Planner:
             cache,
             0.0 if cache == "hit" or by_rule else composition.router_active_params_b(router),
             explores=bool(tried),
+            by_rule=by_rule,
             preset=preset,
             mapping=composition.mapping,
         )

@@ -1,7 +1,8 @@
-"""``coe route``: the decision for one prompt, made by the code that serves requests."""
+"""``coe route``: the decision for one request, made by the code that serves requests."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,41 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gateway.api.route import describe
+from gateway.api.route import describe, read_question
 from gateway.composition import compose
 from gateway.experts import AUTO, ExpertRegistry
 from gateway.keys import DEFAULT_TENANT
 from gateway.metrics import Metrics
 from gateway.planner import Planner
+from routers.base import GENERAL
 
 BAR_CHARS = 30
 
 
-async def preview(config: Path, prompt: str) -> dict[str, Any]:
-    """Return where a prompt would go, as ``/v1/route`` answers it."""
+async def preview(config: Path, prompt: str, model: str | None = None) -> dict[str, Any]:
+    """Return where a prompt would go, as ``/v1/route`` answers it; None routes as ``auto``."""
+    return await _previewed(config, model or AUTO, [{"role": "user", "content": prompt}], ())
+
+
+async def preview_request(config: Path, body: bytes, model: str | None = None) -> dict[str, Any]:
+    """Return where a request would go that ``/v1/route`` takes; `model` goes before its own.
+
+    Raises
+    ------
+    GatewayError
+        What ``/v1/route`` would answer: the request is malformed, or no expert takes it.
+    """
+    chat, _ = read_question(body)
+    return await _previewed(config, model or chat.model, chat.messages, chat.needs)
+
+
+async def _previewed(
+    config: Path, model: str, messages: Sequence[Mapping[str, Any]], needs: Collection[str]
+) -> dict[str, Any]:
     composition = compose(ExpertRegistry.load(config))
-    messages = [{"role": "user", "content": prompt}]
     with ThreadPoolExecutor(1) as executor:
         planner = Planner(composition, None, None, executor, Metrics(CollectorRegistry()))
-        plan = await planner.plan(AUTO, messages, (), DEFAULT_TENANT)
+        plan = await planner.plan(model, messages, needs, DEFAULT_TENANT)
     shown = describe(plan)
     if composition.registry.file.llm_router is not None:
         shown["note"] = "llm_router is not asked here; ask a running gateway: POST /v1/route"
@@ -58,13 +77,19 @@ def _print_category(console: Console, shown: dict[str, Any]) -> None:
     likeliest = ranked[0][0]
     of = "" if likeliest == shown["category"] else f"{escape(likeliest)} "
     console.print(
-        f"[bold]{escape(shown['category'])}[/] ({of}{shown['confidence']:.1%}, {shown['reason']}) "
-        f"-> [bold]{shown['expert']}[/]"
+        f"[bold]{escape(shown['category'])}[/] ({of}{shown['confidence']:.1%}, {_why(shown)}) "
+        f"-> [bold]{shown['expert']}[/]{_unmapped(shown)}",
+        soft_wrap=True,
     )
+    if shown["keyword"] is not None:
+        return  # the other categories were not weighed
     table = Table(box=None, show_header=False)
     for category, probability in ranked:
         table.add_row(escape(category), f"{probability:.1%}", "█" * round(probability * BAR_CHARS))
     console.print(table)
+    if shown["lead"] is not None:
+        over = " over general" if GENERAL in shown["probabilities"] else ""
+        console.print(f"lead{over}: {shown['lead']:.3f}; enough is {shown['threshold']:.3f}")
     if line := _cut(shown["read"]):
         console.print(line)
 
@@ -79,6 +104,19 @@ def _cut(read: dict[str, Any]) -> str:
         for one in windows
     )
     return f"read: {of['chars_read']:,} of {of['chars_total']:,} characters{parts}"
+
+
+def _unmapped(shown: dict[str, Any]) -> str:
+    category = shown["category"]
+    if shown["mapped"] or category == GENERAL or shown["reason"] == "explore":
+        return ""
+    return f": the mapping has no {escape(category)}, so the general expert"
+
+
+def _why(shown: dict[str, Any]) -> str:
+    if shown["keyword"] is not None:
+        return f"{shown['reason']} {escape(repr(shown['keyword']))}"
+    return str(shown["reason"])
 
 
 def _billions(shown: dict[str, Any]) -> str:

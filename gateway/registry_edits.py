@@ -54,7 +54,8 @@ def add(
         When there is one of that name, the server does not answer as it should, or the registry
         would not be valid; nothing is written then. So do the other functions.
     """
-    names = {expert.name for expert in parse_experts_file(read_experts_text(config)).experts}
+    file = parse_experts_file(read_experts_text(config), config.name)
+    names = {expert.name for expert in file.experts}
     if name in names:
         raise ConfigError(f"there is an expert {name!r} already. Change it with coe experts set")
     if source.startswith(("http://", "https://")):
@@ -223,7 +224,10 @@ def _write(
 ) -> Shown:
     """Change the file after all checks; returns what changed."""
     before = read_experts_text(config)
-    after = change(before)
+    try:
+        after = change(before)
+    except ConfigError as error:  # edits know a text, not where it stands
+        raise ConfigError(re.sub(r"(?m)^experts\.yaml(?=:)", config.name, str(error))) from error
     registry = checked_registry(after, config, None)
     try:
         check_keys(registry, os.environ)

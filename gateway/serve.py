@@ -125,7 +125,10 @@ async def _run(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.set)
-    async with Supervisor(run_dir) as supervisor, _keeper(settings, run_dir, supervisor) as keeper:
+    async with (
+        Supervisor(run_dir) as supervisor,
+        _keeper(settings, run_dir, supervisor, say) as keeper,
+    ):
         say(f"starting {_counted(len(specs), len(cache), len(workers))} ...")
         supervisor.start(cache)
         keeper.begin(registry, text, specs)
@@ -157,7 +160,7 @@ def _counted(n_experts: int, n_caches: int, n_workers: int) -> str:
 
 @asynccontextmanager
 async def _keeper(
-    settings: Settings, run_dir: Path, supervisor: Supervisor
+    settings: Settings, run_dir: Path, supervisor: Supervisor, say: Callable[[str], None]
 ) -> AsyncIterator[Keeper]:
     url = settings.redis_url.get_secret_value() if settings.redis_url else cache_url(run_dir)
     redis = connect(url, TIMEOUT_MS)
@@ -165,7 +168,7 @@ async def _keeper(
     store = VersionStore(redis, path.name)
     linger_s = settings.drain_timeout_s
     try:
-        yield Keeper(path, run_dir, supervisor, store, os.environ, linger_s)
+        yield Keeper(path, run_dir, supervisor, store, os.environ, linger_s, say)
     finally:
         await store.aclose()
 

@@ -37,7 +37,7 @@ def main() -> None:
             app = create_app(settings)
             _settle()
         except ConfigError as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"coe: a worker cannot start: {error}\n")
             sys.exit(2)
         config = uvicorn.Config(
             app,

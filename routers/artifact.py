@@ -166,6 +166,15 @@ def _swap(new: Path, folder: Path, old: Path) -> None:
 
 def check_target(folder: Path) -> None:
     """Raise `ArtifactError` if `folder` cannot be written without losing something else."""
+    parent = next(path for path in folder.resolve().parents if path.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=parent):
+            pass
+    except OSError as error:
+        raise ArtifactError(
+            f"{folder} must stand in a folder that can be written; got {parent}: {error.strerror}. "
+            "Choose another folder"
+        ) from error
     if not folder.exists():
         return
     is_empty = folder.is_dir() and not any(folder.iterdir())

@@ -172,6 +172,8 @@ class Decision:
         The router's whole row.
     reason : {"routed", "low_confidence"}
         Whether the most probable category was kept.
+    min_margin : float
+        The threshold that decided that; see `decide`.
     expected : ndarray of float64, shape (n_experts,), or None
         What `routers.finer` expects of every expert; None = the categories alone decide.
     """
@@ -180,6 +182,7 @@ class Decision:
     confidence: float
     probabilities: FloatArray
     reason: Literal["routed", "low_confidence"]
+    min_margin: float
     expected: FloatArray | None = None
 
 
@@ -213,8 +216,8 @@ def decide(
     category = categories[row.index(confidence)]
     held = row[categories.index(GENERAL)] if GENERAL in categories else 0.0
     if category != GENERAL and confidence - held < min_margin:
-        return Decision(GENERAL, confidence, probabilities, "low_confidence", expected)
-    return Decision(category, confidence, probabilities, "routed", expected)
+        return Decision(GENERAL, confidence, probabilities, "low_confidence", min_margin, expected)
+    return Decision(category, confidence, probabilities, "routed", min_margin, expected)
 
 
 def margins(probabilities: FloatArray, categories: Sequence[str]) -> FloatArray:

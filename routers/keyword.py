@@ -87,6 +87,7 @@ class KeywordRouter:
         self.active_params_b = fallback.active_params_b
         self.min_margin = fallback.min_margin
         self._fallback = fallback
+        self._rules = rules
         self._patterns = [
             (_column(category, fallback), _compile_category(category, phrases))
             for category, phrases in rules.items()
@@ -137,13 +138,27 @@ class KeywordRouter:
         """Whether a rule decides for a text, so that no router was really run."""
         return self._match(text) is not None
 
+    def rule_for(self, text: str) -> str | None:
+        """Return the rule that decides for a text, as it was written; None where none does.
+
+        For people who ask: unlike `matches`, it compiles the rules of the category one by one.
+        """
+        column = self._match(text)
+        rules = () if column is None else self._rules[self.categories_[column]]
+        haystack = _haystack(text)
+        return next((rule for rule in rules if _compile(_whole(rule)).search(haystack)), None)
+
     def _match(self, text: str) -> int | None:
         """Return the column of the first category with a rule that matches, None without one."""
-        haystack = unicodedata.normalize("NFC", text).encode("utf-8", "replace")
+        haystack = _haystack(text)
         for column, pattern in self._patterns:
             if pattern.search(haystack):
                 return column
         return None
+
+
+def _haystack(text: str) -> bytes:
+    return unicodedata.normalize("NFC", text).encode("utf-8", "replace")
 
 
 def _digest(rules: Mapping[str, Sequence[str]]) -> str:
@@ -167,7 +182,7 @@ def _compile_category(category: str, rules: Sequence[str]) -> Any:  # noqa: ANN4
     """Compile the rules of a category to one pattern, after each by itself to name the bad one."""
     if isinstance(rules, str) or not rules:
         raise RuleError(
-            f"rules.{category}: must be a list of phrases; got {rules!r}. "
+            f"rules.{category}: must be a list of phrases; got {_as_written(rules)}. "
             'Write ["a phrase", "/an expression/"]'
         )
     by_edges = defaultdict(list)
@@ -186,17 +201,15 @@ def _compile_category(category: str, rules: Sequence[str]) -> Any:  # noqa: ANN4
         ) from error
 
 
+def _as_written(rules: Sequence[str]) -> str:
+    return repr(rules if isinstance(rules, str) else list(rules))
+
+
 def _expression(where: str, rule: str) -> tuple[str, str, str]:
-    """Turn a rule into RE2: what stands before it, itself, what stands after it."""
+    """Return the `_parts` of a rule after checking it."""
     if not isinstance(rule, str) or not rule.strip():
         raise RuleError(f"{where}: must be a phrase or /an expression/; got {rule!r}. Remove it")
-    rule = unicodedata.normalize("NFC", rule.strip())
-    if len(rule) > 1 and rule[0] == rule[-1] == "/":
-        before, expression, after = "", rule[1:-1], ""
-    else:
-        before = rf"(?:\A|{_NOT_IN_WORD})" if _is_spaced(rule[0]) else ""
-        expression = _SPACE.join(map(re2.escape, rule.split()))
-        after = rf"(?:{_NOT_IN_WORD}|\z)" if _is_spaced(rule[-1]) else ""
+    before, expression, after = _parts(rule)
     try:
         pattern = _compile(expression)
     except re2.error as error:
@@ -208,6 +221,21 @@ def _expression(where: str, rule: str) -> tuple[str, str, str]:
     if pattern.search(b""):
         raise RuleError(f"{where}: matches every prompt; got {rule!r}. Name what must be there")
     return before, expression, after
+
+
+def _whole(rule: str) -> str:
+    before, expression, after = _parts(rule)
+    return f"{before}(?:{expression}){after}"
+
+
+def _parts(rule: str) -> tuple[str, str, str]:
+    """Return what a rule is in RE2: what stands before it, itself, what stands after it."""
+    rule = unicodedata.normalize("NFC", rule.strip())
+    if len(rule) > 1 and rule[0] == rule[-1] == "/":
+        return "", rule[1:-1], ""
+    before = rf"(?:\A|{_NOT_IN_WORD})" if _is_spaced(rule[0]) else ""
+    after = rf"(?:{_NOT_IN_WORD}|\z)" if _is_spaced(rule[-1]) else ""
+    return before, _SPACE.join(map(re2.escape, rule.split())), after
 
 
 def _is_spaced(character: str) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -86,7 +87,8 @@ class WrittenMapping:
     Attributes
     ----------
     ranked : Mapping of str to sequence of str
-        Category -> names of experts, best first. A category left out goes to `general`.
+        Category -> names of experts, best first. A category left out goes to `general`. What
+        `GENERAL` has answers uncertain prompts, also where the router has no such category.
     general : str
         The expert for uncertain prompts, and the last fallback of every category.
     """
@@ -105,11 +107,14 @@ class WrittenMapping:
 
     def check(self, categories: Collection[str]) -> None:
         """See `ExpertMapping.check`."""
+        allowed = dict.fromkeys((*categories, GENERAL))
         for category in self.ranked:
-            if category not in categories:
+            if category not in allowed:
+                close = get_close_matches(category, allowed, n=1)
+                hint = f"Did you mean {close[0]!r}? " if close else ""
                 raise MappingError(
-                    f"mapping.{category} must be a category of the router; got {category!r}. "
-                    f"Allowed: {', '.join(categories)}. Rename it, or train a router that has it"
+                    f"mapping.{category} must be a category of the router; got {category!r}. {hint}"
+                    f"Allowed: {', '.join(allowed)}. Rename it, or train a router that has it"
                 )
 
     def rank(

@@ -35,6 +35,9 @@ async def readyz(request: Request) -> JSONResponse:
     The cache is reported and not waited for: requests go on without it. An edit of the experts that
     was refused is reported too: they are served as they were. So is which experts this process
     leaves alone after failures, and for how many seconds: others answer for them.
+
+    `experts` holds the local ones alone. Experts with an address of their own are not asked, as
+    that may cost, and are not waited for: of those, `left_alone_s` and ``coe experts check`` tell.
     """
     services = services_of(request)
     local = services.composition.registry.local_weights

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -16,9 +17,10 @@ from gateway.composition import label
 from gateway.errors import InvalidRequestError
 from gateway.experts import AUTO
 from gateway.plan import Plan
-from gateway.protocol import decode_fields, encode_fields, parse_chat_request
+from gateway.protocol import ChatRequest, decode_fields, encode_fields, parse_chat_request
 from gateway.services import services_of
-from routers.base import Decision, windows
+from routers.base import Decision, Router, margins, windows
+from routers.keyword import KeywordRouter
 from routers.mapping import ExpertMapping, ScoredMapping
 
 router = APIRouter(prefix="/v1")
@@ -45,14 +47,25 @@ async def route(request: Request) -> dict[str, Any]:
     services = services_of(request)
     caller = await authenticate(request)
     body = await read_body(request, services.settings.max_body_mb * 10**6)
-    wish, fields = decode_fields(body, _decode_wish)
-    chat = parse_chat_request(_as_chat(wish, fields))
+    chat, explain = read_question(body)
     caller.check_model(chat.model)
     plan = await services.planner.plan(chat.model, chat.messages, chat.needs, caller.tenant)
     shown = describe(plan)
-    if wish.explain and plan.reading is not None:
+    if explain and plan.reading is not None:
         shown["explanation"] = await services.planner.explain(plan.reading.text)
     return shown
+
+
+def read_question(body: bytes) -> tuple[ChatRequest, bool]:
+    """Return the chat completion request that is asked about, and whether reasons are wanted.
+
+    Raises
+    ------
+    InvalidRequestError
+        Naming the field at fault; also for bytes that are not JSON.
+    """
+    wish, fields = decode_fields(body, _decode_wish)
+    return parse_chat_request(_as_chat(wish, fields)), bool(wish.explain)
 
 
 def _as_chat(wish: _Wish, fields: Mapping[str, Raw]) -> bytes:
@@ -62,11 +75,22 @@ def _as_chat(wish: _Wish, fields: Mapping[str, Raw]) -> bytes:
         if not wish.prompt.strip():
             raise InvalidRequestError("'prompt' must not be empty.", param="prompt")
         chat["messages"] = [{"role": "user", "content": wish.prompt}]
+    elif "messages" not in fields:
+        raise InvalidRequestError(
+            "The request body must hold 'prompt' or 'messages'; got neither. "
+            'Write {"prompt": "..."}, or send a chat completion request.',
+            param="messages",
+        )
     return encode_fields(chat)
 
 
 def describe(plan: Plan) -> dict[str, Any]:
-    """Return a plan as JSON: the answer of ``/v1/route`` and of ``coe route --json``."""
+    """Return a plan as JSON: the answer of ``/v1/route`` and of ``coe route --json``.
+
+    `lead` is by how much the likeliest category leads `general`, where there is such a category,
+    and keeps the prompt when it is not less than `threshold`. `mapped` says whether the mapping
+    names the category: where it does not, the general expert has it.
+    """
     first, decision, reading = plan.experts[0], plan.decision, plan.reading
     size = first.active_params_b
     shown: dict[str, Any] = {
@@ -76,6 +100,10 @@ def describe(plan: Plan) -> dict[str, Any]:
         "expert": first.name,
         "ranked": [expert.name for expert in plan.experts],
         "reason": plan.reason,
+        "keyword": None,
+        "lead": None,
+        "threshold": None,
+        "mapped": None,
         "router": None,
         "active_params_b": None if size is None else size + plan.router_active_params_b,
         "cache": plan.cache,
@@ -88,6 +116,10 @@ def describe(plan: Plan) -> dict[str, Any]:
             "router": label(plan.router),
             "category": decision.category,
             "confidence": decision.confidence,
+            "keyword": _keyword(plan.router, reading.text),
+            "lead": _lead(plan.router, decision),
+            "threshold": decision.min_margin,
+            "mapped": plan.mapping is not None and decision.category in plan.mapping.plain(),
             "probabilities": dict(zip(names, decision.probabilities.tolist(), strict=True)),
             "read": {
                 "text": reading.text,
@@ -97,6 +129,17 @@ def describe(plan: Plan) -> dict[str, Any]:
             "experts": _weighed(plan.mapping, decision, plan.preset),
         }
     return shown
+
+
+def _lead(router: Router, decision: Decision) -> float | None:
+    """Return what the threshold was held against, see `margins`; None where that is infinite."""
+    lead = float(margins(decision.probabilities[None], router.categories_)[0])
+    return lead if math.isfinite(lead) else None
+
+
+def _keyword(router: Router, text: str) -> str | None:
+    """Return the keyword of the operator that decides for a text, None where none does."""
+    return router.rule_for(text) if isinstance(router, KeywordRouter) else None
 
 
 def _weighed(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gateway.backends.openai_http import OpenAIBackend
@@ -54,6 +54,8 @@ class Keeper:
         Where keys are read that experts name by ``api_key_env``.
     linger_s : float
         How long a local expert that is not needed any more may finish its answers, in seconds.
+    say : callable
+        Tells the operator, in a line, of an edit that is refused.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Keeper:
         store: VersionStore,
         environ: Mapping[str, str],
         linger_s: float,
+        say: Callable[[str], None],
     ) -> None:
         self._path = path
         self._run_dir = run_dir
@@ -71,6 +74,7 @@ class Keeper:
         self._store = store
         self._environ = environ
         self._linger_s = linger_s
+        self._say = say
         self._backend = OpenAIBackend(run_dir, environ)
         self._errors: dict[str, str] = {}
         self._retry_at_s: dict[str, float] = {}
@@ -81,7 +85,8 @@ class Keeper:
 
     def begin(self, registry: ExpertRegistry, text: str, specs: Sequence[ChildSpec]) -> None:
         """Serve the text of the file, already checked, with its local experts."""
-        self._registry, self._disk_text, self._served_text = registry, text, text
+        self._registry, self._served_text = registry, text
+        self._disk_text: str | None = text
         self._artifacts = artifacts_of(registry)
         self._supervisor.start(specs)
         self._live = Live(1, 0, text)
@@ -169,6 +174,8 @@ class Keeper:
         if not steady:
             return
         if seen.text is None:
+            if self._errors.pop(FILE, None) is not None:
+                self._disk_text = None  # what was refused is gone; should it come back, it is new
             self._refuse(UNREADABLE, "", seen.fault)
             return
         if self._errors.pop(UNREADABLE, None) is not None:
@@ -229,6 +236,7 @@ class Keeper:
         self._errors[source] = error
         fields = {"source": source, "why": error}
         _log.error("edit of the experts refused, nothing changed", extra={"fields": fields})
+        self._say(f"edit of the experts refused, nothing changed: {error}".replace("\n", "; "))
         live = self._live
         self._tell(live.generation, live.number, live.text, n_refused=live.n_refused + 1)
 

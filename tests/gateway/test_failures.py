@@ -69,6 +69,20 @@ def test_a_failure_of_a_pinned_expert_is_an_error_in_openai_form(
     assert line["expert"] is None
 
 
+def test_the_log_says_where_a_failed_expert_is_and_why_it_failed(
+    gateway: Gateway, upstream: UpstreamServer
+) -> None:
+    host = upstream.base_url.removeprefix("http://").removesuffix("/v1")
+    for expert in ("refuses", "s500", "slow"):
+        gateway.chat(expert)
+    lines = [json.loads(line) for line in gateway.settled_log().splitlines() if line[0] == "{"]
+    failed = {line["expert"]: line for line in lines if line["message"] == "expert failed"}
+    assert failed["refuses"]["host"] == "127.0.0.1:1"
+    assert failed["refuses"]["cause"].startswith("ConnectionRefusedError: ")
+    assert (failed["s500"]["host"], failed["s500"]["upstream"]) == (host, "x, from_upstream")
+    assert "Timeout" in failed["slow"]["cause"]
+
+
 def test_an_expert_may_say_when_to_come_back(gateway: Gateway) -> None:
     assert gateway.chat("s429").headers["retry-after"] == "7"
     assert gateway.chat("refuses").headers["retry-after"] == "1"
@@ -124,7 +138,11 @@ def test_auto_does_not_hide_what_the_client_did_wrong(gateway: Gateway) -> None:
 def test_when_all_fail_the_failure_of_the_best_is_told(gateway: Gateway) -> None:
     answer = ask(gateway, ELSEWHERE, response_format={"type": "json_schema"})
     assert answer.status_code == 502  # of s500 and s503, which alone have json_schema
-    assert answer.json()["error"]["code"] == "expert_failed"
+    error = answer.json()["error"]
+    assert error["code"] == "expert_failed"
+    assert error["message"] == (
+        "Expert 's500' answered with status 500. Expert 's503' is not ready."
+    )
     assert gateway.logged(answer.headers["x-request-id"])["attempts"] == ["s500", "s503"]
 
 

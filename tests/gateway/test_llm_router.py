@@ -92,9 +92,15 @@ def test_the_trained_router_answers_when_the_expert_does_not(gateway: Gateway) -
 
 
 def test_keywords_go_before_both(gateway: Gateway) -> None:
-    headers = gateway.chat("auto", f"Buy Zanzibar bonds for {uuid4()}").headers
-    assert headers["x-coe-category"] == "finance"
-    assert headers["x-coe-confidence"] == "1.0000"
+    prompt = f"Buy Zanzibar bonds for {uuid4()}"
+    for _ in range(2):  # the second time the choice is known
+        headers = gateway.chat("auto", prompt).headers
+        assert (headers["x-coe-category"], headers["x-coe-reason"]) == ("finance", "keyword")
+        assert headers["x-coe-confidence"] == "1.0000"
+    assert gateway.logged(headers["x-request-id"])["reason"] == "keyword"
+    shown = gateway.post("/v1/route", json={"prompt": prompt}).json()
+    assert (shown["reason"], shown["keyword"]) == ("keyword", "zanzibar bonds")
+    assert gateway.post("/v1/route", json={"prompt": "hello"}).json()["keyword"] is None
 
 
 def test_the_expert_says_why_when_asked(gateway: Gateway) -> None:

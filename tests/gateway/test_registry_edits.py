@@ -246,3 +246,12 @@ def test_check_warns_of_a_list_of_models_that_is_garbage(config: Path) -> None:
     assert row["ok"]
     assert "must answer with a list of models; it lists none" in row["warnings"][0]
     assert "it lists none. Load one there" in run(config, "check").output
+
+
+def test_errors_name_the_file_by_its_own_name(config: Path) -> None:
+    other = config.rename(config.with_name("e3.yaml"))
+    assert refused(other, "set", "all", "context_window=-1").startswith("e3.yaml:9: experts[0]")
+    broken = other.read_text().replace("version: 1", "version: 2")
+    other.write_text(broken)
+    for edit in (("set", "all", "model=x"), ("remove", "all"), ("add", "x", NOBODY_URL)):
+        assert refused(other, *edit).startswith("e3.yaml:2: version")

@@ -168,6 +168,15 @@ def test_bad_data_writes_nothing(tmp_path: Path, lines: list[object], message: s
     assert not (tmp_path / "router").exists()
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_training(data: Path) -> None:
+    result = run("train", data, "--out", data / "router", "--type", "bag")
+    assert result.exit_code == 2
+    told = (
+        f"{data / 'router'} must stand in a folder that can be written; got {data}: Not a directory"
+    )
+    assert told in "".join(result.stderr.split("\n"))
+
+
 def test_a_folder_with_something_else_is_refused(data: Path) -> None:
     result = run("train", data, "--out", data.parent)
     assert result.exit_code == 2

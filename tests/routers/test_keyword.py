@@ -115,6 +115,7 @@ def test_rules_of_one_category_do_not_disturb_each_other() -> None:
         ({"zebra": ["tort"]}, r"rules\.zebra: .*Choose one of them"),
         ({"law": "tort"}, r"rules\.law: must be a list of phrases; got 'tort'"),
         ({"law": []}, r"rules\.law: must be a list of phrases; got \[\]"),
+        ({"law": ()}, r"rules\.law: must be a list of phrases; got \[\]"),
         ({"law": ["ok", " "]}, r"rules\.law\[1\]: must be a phrase"),
         ({"law": [3]}, r"rules\.law\[0\]: must be a phrase .*got 3"),
         ({"law": ["//"]}, r"rules\.law\[0\]: matches every prompt"),
@@ -128,7 +129,7 @@ def test_rules_of_one_category_do_not_disturb_each_other() -> None:
         ),
     ],
 )
-def test_a_bad_rule_is_named_and_refused(rules: dict[str, list[str]], message: str) -> None:
+def test_a_bad_rule_is_named_and_refused(rules: dict[str, Sequence[str]], message: str) -> None:
     with pytest.raises(RuleError, match=message):
         KeywordRouter(rules, CountingRouter())
 

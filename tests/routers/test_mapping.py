@@ -39,6 +39,18 @@ def test_a_written_mapping_is_taken_at_its_word() -> None:
         mapping.check(["law"])
 
 
+def test_a_written_mapping_may_name_experts_for_unsure_prompts_of_any_router() -> None:
+    mapping = WrittenMapping({"general": ["small"]}, general="big")
+    mapping.check(["law", "math"])
+    unsure = decide(np.array([0.5, 0.5]), ("law", "math"), min_margin=0.9)
+    assert mapping.rank(unsure, EVERYONE) == ("small", "big")
+
+
+def test_a_category_typed_wrongly_is_told_with_the_one_meant() -> None:
+    with pytest.raises(MappingError, match=r"got 'mth'\. Did you mean 'math'\? Allowed: law, math"):
+        WrittenMapping({"mth": ["big"]}, general="big").check(["law", "math"])
+
+
 def test_a_certain_router_gives_the_plain_table() -> None:
     assert MAPPING.rank(decision(0, 1), EVERYONE, "best") == ("mathstral", "big", "small")
     assert MAPPING.rank(decision(1, 0), EVERYONE, "best") == ("big", "small", "mathstral")

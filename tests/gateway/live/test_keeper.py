@@ -39,6 +39,7 @@ class Replica:
         self.file = file
         self.store = VersionStore(connect(valkey.url, 1000), "experts.yaml")
         self.run_dir = file.parent / "run"
+        self.said: list[str] = []
 
     @property
     def live(self) -> Live:
@@ -78,7 +79,7 @@ def keep(
         replica.file.write_text(texts[len(replicas)])
         async with Supervisor(replica.run_dir) as supervisor:
             parts = (replica.file, replica.run_dir, supervisor, replica.store, {}, 0.0)
-            keeper = Keeper(*parts)
+            keeper = Keeper(*parts, replica.said.append)
             text = replica.file.read_text()
             keeper.begin(checked_registry(text, replica.file, {}), text, [])
             await keeper.follow()
@@ -258,3 +259,23 @@ def test_versions_are_kept_in_order_and_the_overtaken_are_told(valkey: Valkey) -
         await store.aclose()
 
     asyncio.run(run())
+
+
+def test_a_refused_edit_is_told_to_people_and_forgotten_when_the_file_goes(
+    tmp_path: Path, valkey: Valkey
+) -> None:
+    async def use(replica: Replica) -> None:
+        for _ in range(2):  # what was refused is refused again after the file was away
+            replica.file.write_text("")
+            await replica.until(lambda live: "got nothing" in str(live.error))
+            assert "not found" not in str(replica.live.error)
+            replica.file.unlink()
+            gone = await replica.until(lambda live: "not found" in str(live.error))
+            assert "got nothing" not in str(gone.error)
+        replica.file.write_text(text_of("a"))
+        await replica.until(lambda live: live.error is None)
+        assert len(replica.said) == 4
+        told = "edit of the experts refused, nothing changed: experts.yaml must be a mapping"
+        assert replica.said[0].startswith(told)
+
+    keep(tmp_path, valkey, [text_of("a")], use)

@@ -69,7 +69,7 @@ def test_an_edit_is_served_and_a_broken_one_is_reported(
         metrics = gateway.get("/metrics").text
         assert "coe_config_version 4.0" in metrics
         assert "coe_config_errors 3.0" in metrics
-        gateway.wait_for_log("edit of the experts refused, nothing changed")
+        gateway.wait_for_log("\ncoe: edit of the experts refused, nothing changed: experts.yaml:1")
 
         assert gateway.chat("auto").headers["x-coe-router"].startswith("default@")
         write_experts(config, [expert(upstream, "a")], {}, router=str(router))
