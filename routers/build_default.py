@@ -32,6 +32,8 @@ from routers.train import TrainOptions, train
 from routers.untrained import TYPES, Plan, untrained_router
 
 _TYPE = "cascade"
+_TUNES = ("finetuned", "cascade")
+"""Types that fine-tune an encoder that they are not given."""
 _MAX_TOKENS = 88
 _OPTIONS = TrainOptions(held_out=1 / 16)
 _OUT_OF_SCOPE_SOURCE = "clinc_oos_train"
@@ -75,7 +77,8 @@ def main(
         training = train(router, rows, out_of_scope, options, progress, unseen)
         command = _command(out, type, encoder, rows_per_category, left_out)
         training["notes"] = [
-            f"Its encoder comes from {BASE_ENCODER} (Apache-2.0) and is quantised to int8.",
+            f"Its encoder comes from {BASE_ENCODER} (Apache-2.0), {_made(type, encoder)}, and is "
+            f"quantised to int8.",
             f"{len(unseen)} rows whose licence forbids to ship what learned from them were only "
             f"calibrated on.",
             "A language model wrote the prompts that were written for this project.",
@@ -83,6 +86,13 @@ def main(
             f"Rebuilt by: {command}",
         ]
         save_router(router, out, training)
+
+
+def _made(type: str, encoder: str | None) -> str:
+    """Say what was done to the encoder."""
+    if encoder:
+        return f"is used as `{encoder}` had it"
+    return "was fine-tuned on the rows below" if type in _TUNES else "is used as it is"
 
 
 def _command(
