@@ -54,6 +54,8 @@ def main() -> None:
         )
         # uvicorn raises the signal that ended it once more: the last log lines are still to come
         signal.signal(signal.SIGTERM, lambda *_: None)
+        # else dup() would have it block, and the other workers' event loops with it
+        listener.setblocking(False)
         again = [listener.dup() for _ in range(ACCEPTS - 1)]
         uvicorn.Server(config).run(sockets=[listener, *again])
 
