@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner, Result
 
 from eval.router_table import Undecided, main
@@ -34,6 +35,7 @@ def test_the_table_is_printed(tmp_path: Path) -> None:
     assert row.startswith("| toy (bag) | 0.0 | 1.000 (0.979 to 1.000) / 1.000 / ")
 
 
+@pytest.mark.timeout(300)  # a language model answers one prompt after the other
 def test_an_expert_is_measured_as_a_router(tmp_path: Path) -> None:
     row = run(tmp_path, "--llm", "general", "--llm-rows", 2).stdout.splitlines()[-1]
     assert row.startswith("| llm-general (llm), 2 rows of each set | 134.5 | ")
