@@ -107,12 +107,14 @@ class Planner:
         routes = composition.routes
         if model not in routes:
             raise self._not_found(model)
+        if sent is not None and len(sent) > MOST_REMEMBERED_BYTES:
+            sent = None
         key = (tenant, model, frozenset(needs), max_tokens, sent)
         plan = self._recent.get(composition, key)
         if plan is None:
             candidates = able(registry, messages, needs, max_tokens)
             plan = await self._routed(composition, messages, candidates, tenant, routes[model])
-            if sent is not None and len(sent) <= MOST_REMEMBERED_BYTES:
+            if sent is not None:
                 self._remember(composition, key, plan)
         elif plan.cache == "hit":
             self._hits.inc()

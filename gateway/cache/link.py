@@ -21,8 +21,9 @@ from gateway.metrics import Metrics
 RETRY_AFTER_S = 0.5
 """After a failure the link is left alone for this long, in seconds."""
 
-WRITE_EVERY_S = 0.003
-"""A trip costs as much as a call of an expert: what is stored within this time goes on one."""
+WRITE_EVERY_S = 0.02
+"""A trip costs as much as a call of an expert: after one, what is stored within this time waits for
+the next, in seconds."""
 WRITE_TIMEOUT_S = 1.0
 """For values that are stored while nobody waits, and for what administrators ask, in seconds."""
 LATE_S = 0.01
@@ -112,6 +113,7 @@ class Link:
         self._answered_s = -RETRY_AFTER_S
         self._failing = False
         self._unwritten: dict[bytes, tuple[bytes, int]] = {}
+        self._under_way: dict[bytes, tuple[bytes, int]] = {}
         self._writing: asyncio.Task[None] | None = None
 
     def begin_request(self) -> None:
@@ -182,18 +184,20 @@ class Link:
 
     def unwritten(self, key: bytes) -> bytes | None:
         """Return a value that `put` has not stored yet; None when there is none."""
-        return self._unwritten.get(key, (None, 0))[0]
+        found = self._unwritten.get(key) or self._under_way.get(key)
+        return None if found is None else found[0]
 
     async def _write(self) -> None:
         try:
             while self._unwritten:
-                values, self._unwritten = self._unwritten, {}
+                self._under_way, self._unwritten = self._unwritten, {}
                 with suppress(CacheError):
                     async with self.guarded("set", WRITE_TIMEOUT_S) as redis:
                         trip = redis.pipeline(transaction=False)
-                        for key, (value, ttl_s) in values.items():
+                        for key, (value, ttl_s) in self._under_way.items():
                             trip.set(key, value, ex=ttl_s)
                         await trip.execute()
+                self._under_way = {}
                 await asyncio.sleep(WRITE_EVERY_S)
         finally:
             self._writing = None

@@ -7,13 +7,16 @@ all of it anew, and a follow-up like "commit it" says little by itself.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
-from typing import Any, NamedTuple, Protocol
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 from gateway.cache.link import Link
 from gateway.errors import CacheError
+
+if TYPE_CHECKING:
+    from _hashlib import HASH
 
 PREFIX = "coe:1:session"
 _TELLING = ("model", "user", "tools", "prompt_cache_key")
@@ -99,20 +102,39 @@ def session_keys(
         model = bytes(fields.get("model", b""))
         key = _key(tenant, b"named", named.encode("utf-8", "surrogatepass"), model)
         return SessionKeys(key, key)
-    same = [bytes(fields.get(name, b"")) for name in _TELLING]
+    digest = _digest(tenant, b"said", *(bytes(fields.get(name, b"")) for name in _TELLING))
     lasting = [m for m in messages if m["role"] in {"user", "system", "developer"}]
-    turns = [msgspec.json.encode([m["role"], m.get("content")]) for m in lasting]
-    last = max((i for i, m in enumerate(lasting) if m["role"] == "user"), default=0)
-    before = turns[:last]
-    has_turns = any(m["role"] == "user" for m in lasting[:last])
-    return SessionKeys(
-        _key(tenant, b"said", *same, *before) if has_turns else None,
-        _key(tenant, b"said", *same, *turns),
-    )
+    users = [i for i, m in enumerate(lasting) if m["role"] == "user"]
+    so_far = None
+    for index, message in enumerate(lasting):
+        if len(users) > 1 and index == users[-1]:
+            so_far = _name(digest)
+        _add(digest, message["role"].encode(), _said(message.get("content")))
+    return SessionKeys(so_far, _name(digest))
 
 
 def _key(tenant: str, *parts: bytes) -> bytes:
-    digest = blake2b(digest_size=16)
-    for part in (tenant.encode("utf-8", "surrogatepass"), *parts):
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return f"{PREFIX}:{digest.hexdigest()}".encode()
+    return _name(_digest(tenant, *parts))
+
+
+def _digest(tenant: str, *parts: bytes) -> HASH:
+    digest = sha256()  # a conversation may be megabytes: most processors compute this one
+    _add(digest, tenant.encode("utf-8", "surrogatepass"), *parts)
+    return digest
+
+
+def _add(digest: HASH, *parts: bytes) -> None:
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+
+
+def _said(content: object) -> bytes:
+    """Return the content of a message, so that no two kinds of it are alike."""
+    if isinstance(content, str):
+        return b'"' + content.encode("utf-8", "surrogatepass")  # sooner than as JSON
+    return msgspec.json.encode(content)
+
+
+def _name(digest: HASH) -> bytes:
+    return f"{PREFIX}:{digest.hexdigest()[:32]}".encode()

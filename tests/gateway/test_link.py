@@ -123,3 +123,22 @@ def test_a_ping_does_not_make_requests_wait_for_a_redis_that_hangs() -> None:
         answered, waited_s = asyncio.run(run(hangs.getsockname()[1]))
     assert not answered
     assert waited_s < 0.2
+
+
+def test_what_is_being_stored_can_be_read_at_any_moment(valkey: Valkey) -> None:
+    async def run() -> None:
+        other = connect(valkey.url, 1000)
+        await other.ping()
+        for n_steps in range(STEPS):
+            link = Link(connect(valkey.url, 1000), Metrics(CollectorRegistry()), 1000)
+            key = f"stored-{n_steps}".encode()
+            link.put(key, b"value", 60)
+            for _ in range(n_steps):
+                await asyncio.sleep(0)
+            assert (link.unwritten(key) or await other.get(key)) == b"value"
+            await link.aclose()
+            assert link.unwritten(key) is None
+            assert await other.get(key) == b"value"
+        await other.aclose()
+
+    asyncio.run(run())
