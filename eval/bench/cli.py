@@ -18,7 +18,7 @@ _BENCH_EXAMPLES = """
 Examples:
   coe eval bench --quick
   coe eval bench --rivals .venv-bench --out eval/bench
-  coe eval bench --case stream-20@512 --seconds 5
+  coe eval bench --case stream-20@128 --seconds 5
   coe eval bench --quick --only relay,coe --json
 
 Needs Linux, nginx and wrk. `make bench-rivals` installs the rivals into .venv-bench.
@@ -29,7 +29,13 @@ Needs Linux, nginx and wrk. `make bench-rivals` installs the rivals into .venv-b
 @click.option("--quick", is_flag=True, help="Fewer cases: those that the documentation shows.")
 @click.option("--case", "labels", multiple=True, help="These cases, such as same-20@32.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--seconds", type=click.IntRange(1), default=2, show_default=True, help="A run.")
+@click.option(
+    "--seconds",
+    type=click.IntRange(1),
+    default=2,
+    show_default=True,
+    help="A run; at least one for each hundred clients.",
+)
 @click.option("--cores", "n_cores", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--workers", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--rivals", "rivals_folder", type=_PATH, help="Where the rivals are installed.")

@@ -26,6 +26,8 @@ OURS = "coe routed"
 ROUNDED = 4
 WARM_UP_S = 1
 """For which the load runs before it is measured: a system that was idle begins cold."""
+CLIENTS_A_SECOND = 100
+"""A run is long enough for so many: its clients are new, and a busy system lets them in slowly."""
 AROUND_S = 0.4
 """About, for starting the load twice and reading what it cost."""
 RESET_PEAK = "5"
@@ -55,8 +57,13 @@ class Round:
 
 def minutes(systems: Sequence[System], chosen: Sequence[Case], rounds: int, seconds: int) -> float:
     """Return about how long it takes to `measure`."""
-    runs = sum(_target(system, case) is not None for system in systems for case in chosen)
-    return runs * rounds * (WARM_UP_S + seconds + AROUND_S) / 60
+    runs = [case for case in chosen for system in systems if _target(system, case) is not None]
+    runs_s = sum(WARM_UP_S + _long_enough_s(case, seconds) + AROUND_S for case in runs)
+    return rounds * runs_s / 60
+
+
+def _long_enough_s(case: Case, seconds: int) -> int:
+    return max(seconds, case.load.concurrency // CLIENTS_A_SECOND)
 
 
 def _target(system: System, case: Case) -> Target | None:
@@ -87,7 +94,8 @@ def measure(
                 if target is not None:
                     report(f"round {index + 1} of {rounds}: {case.label}: {system.name}")
                     found = taken.setdefault((case.label, system.name), [])
-                    found.append(_round(target, case.load, seconds, folder, report))
+                    run_s = _long_enough_s(case, seconds)
+                    found.append(_round(target, case.load, run_s, folder, report))
     return summarise(chosen, taken)
 
 

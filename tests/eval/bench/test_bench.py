@@ -244,6 +244,9 @@ def test_the_time_of_a_run_is_told_before_it() -> None:
     systems = [System("both", target, target), System("whole answers", target, None)]
     chosen = pick(["same-20@1", "stream-20@1"], quick=False)
     assert minutes(systems, chosen, rounds=3, seconds=2) == pytest.approx(3 * 3 * 3.4 / 60)
+    crowd = pick(["same-20@512"], quick=False)
+    assert minutes(systems, crowd, rounds=1, seconds=2) == pytest.approx(2 * 6.4 / 60)
+    assert minutes(systems, crowd, rounds=1, seconds=9) == pytest.approx(2 * 10.4 / 60)
 
 
 @pytest.mark.skipif(not shutil.which("wrk"), reason="the load is wrk's")
