@@ -46,7 +46,6 @@ _FEWEST_ROWS = 20
 """Fewer prompts say nothing of where a threshold should be."""
 _FOLDS = 5
 _SHOWN_PLACES = 6
-_SHOWN_FAILURES = 20
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _PATH = click.Path(path_type=Path)
@@ -341,11 +340,11 @@ def _rows(
     log = target.with_name(f"{target.name}.labels.jsonl")
     rows, failures = distilled_rows(teacher, prompts, log, progress)
     if failures:
-        shown = ", ".join(map(str, [*failures][:_SHOWN_FAILURES]))
-        more = ", ..." if len(failures) > _SHOWN_FAILURES else ""
+        shown = ", ".join(places(files, [*failures][:_SHOWN_PLACES]))
+        more = ", ..." if len(failures) > _SHOWN_PLACES else ""
         click.echo(
-            f"note: {len(failures)} of {len(prompts)} prompts got no label and are left out, by "
-            f"their place in DATA: {shown}{more}; the first because {failures[min(failures)]}",
+            f"note: {len(failures)} of {len(prompts)} prompts got no label and are left out: "
+            f"{shown}{more}; the first because {failures[min(failures)]}",
             err=True,
         )
     return rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from routers.data import Row
 from routers.kept import read_kept
 from routers.progress import Progress, silent
 
+_AT_ONCE = 8
+"""Prompts that a teacher is asked at the same time: what serves it answers several at once."""
 _FAILURES_IN_ROW = 10
 """After so many, labelling stops: the teacher is down, and each may take its whole time limit."""
 _LEAST_SHARE = 0.5
@@ -28,24 +31,26 @@ def distilled_rows(
 ) -> tuple[list[Row], dict[int, str]]:
     """Label every prompt with the teacher's most probable category.
 
-    Every label goes to `log` at once, as a labelled row: a run that was cut goes on where it was.
-    Labels of another teacher there, or of this one with other categories, are left alone.
+    Every label goes to `log` as soon as it is there, as a labelled row: a run that was cut goes on
+    where it was. Labels of another teacher there, or of this one with other categories, are left
+    alone.
 
     Parameters
     ----------
     teacher : Router
-        Asked once a prompt, one after the other.
+        Asked several prompts at a time, and none twice.
     prompts : sequence of str
     log : Path
         JSON lines; need not exist.
     progress : Progress
-        Told after every prompt.
+        Told after every answer.
 
     Returns
     -------
     list of Row
+        In the order of the prompts.
     dict of int to str
-        Number of every prompt that the teacher could not label, from 1, and why.
+        Index of every prompt that the teacher could not label, and why.
 
     Raises
     ------
@@ -58,27 +63,34 @@ def distilled_rows(
     """
     source = f"labelled by {teacher.name}@{teacher.version}"
     known = {row.prompt: row for row in read_kept(log, _row, "a label") if row.source == source}
-    rows: list[Row] = []
-    failures: dict[int, str] = {}
+    new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+    why: dict[str, str] = {}
+    in_row = 0
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
-        for number, prompt in enumerate(prompts, start=1):
-            try:
-                if prompt not in known:
-                    known[prompt] = Row(prompt, _label(teacher, prompt), source)
+    pool = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        with log.open("ab") as file:
+            asked = {pool.submit(_label, teacher, prompt): prompt for prompt in new}
+            for n_done, answer in enumerate(as_completed(asked), start=1):
+                prompt = asked[answer]
+                try:
+                    known[prompt] = Row(prompt, answer.result(), source)
                     file.write(msgspec.json.encode(known[prompt]) + b"\n")
                     file.flush()
-                rows.append(known[prompt])
-            except RouterError as error:
-                failures[number] = str(error)
-                if all(number - back in failures for back in range(_FAILURES_IN_ROW)):
-                    raise _given_up(
-                        f"{_FAILURES_IN_ROW} prompts in a row", failures, log
-                    ) from error
-            progress("labelling", number, len(prompts))
-    if len(rows) < _LEAST_SHARE * len(prompts):
-        raise _given_up(f"{len(failures)} of {len(prompts)} prompts", failures, log)
-    return rows, failures
+                    in_row = 0
+                except RouterError as error:
+                    why[prompt] = str(error)
+                    in_row += 1
+                if in_row == _FAILURES_IN_ROW:
+                    raise _given_up(f"{in_row} prompts in a row", why[prompt], log)
+                progress("labelling", n_done, len(new))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    failures = {index: why[prompt] for index, prompt in enumerate(prompts) if prompt in why}
+    if len(prompts) - len(failures) < _LEAST_SHARE * len(prompts):
+        last = [*failures.values()][-1]
+        raise _given_up(f"{len(failures)} of {len(prompts)} prompts", last, log)
+    return [known[prompt] for prompt in prompts if prompt in known], failures
 
 
 def _label(teacher: Router, prompt: str) -> str:
@@ -90,9 +102,8 @@ def _row(line: bytes) -> Row:
     return msgspec.json.decode(line, type=Row)
 
 
-def _given_up(what: str, failures: Mapping[int, str], log: Path) -> RouterError:
+def _given_up(what: str, why: str, log: Path) -> RouterError:
     return RouterError(
-        f"the teacher must label most prompts; of {what} it labelled none: "
-        f"{list(failures.values())[-1]}. Mend it and run the command again: it goes on where it "
-        f"was, with the labels in {log}"
+        f"the teacher must label most prompts; of {what} it labelled none: {why}. "
+        f"Mend it and run the command again: it goes on where it was, with the labels in {log}"
     )
