@@ -25,7 +25,7 @@ BAR_CHARS = 30
 
 async def preview(config: Path, prompt: str, model: str | None = None) -> dict[str, Any]:
     """Return where a prompt would go, as ``/v1/route`` answers it; None routes as ``auto``."""
-    return await _previewed(config, model or AUTO, [{"role": "user", "content": prompt}], ())
+    return await _previewed(config, model or AUTO, [{"role": "user", "content": prompt}])
 
 
 async def preview_request(config: Path, body: bytes, model: str | None = None) -> dict[str, Any]:
@@ -37,16 +37,20 @@ async def preview_request(config: Path, body: bytes, model: str | None = None) -
         What ``/v1/route`` would answer: the request is malformed, or no expert takes it.
     """
     chat, _ = read_question(body)
-    return await _previewed(config, model or chat.model, chat.messages, chat.needs)
+    return await _previewed(config, model or chat.model, chat.messages, chat.needs, chat.max_tokens)
 
 
 async def _previewed(
-    config: Path, model: str, messages: Sequence[Mapping[str, Any]], needs: Collection[str]
+    config: Path,
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    needs: Collection[str] = (),
+    max_tokens: int = 0,
 ) -> dict[str, Any]:
     composition = compose(ExpertRegistry.load(config))
     with ThreadPoolExecutor(1) as executor:
         planner = Planner(composition, None, None, executor, Metrics(CollectorRegistry()))
-        plan = await planner.plan(model, messages, needs, DEFAULT_TENANT)
+        plan = await planner.plan(model, messages, needs, DEFAULT_TENANT, max_tokens)
     shown = describe(plan)
     if composition.registry.file.llm_router is not None:
         shown["note"] = "llm_router is not asked here; ask a running gateway: POST /v1/route"

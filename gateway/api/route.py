@@ -49,7 +49,9 @@ async def route(request: Request) -> dict[str, Any]:
     body = await read_body(request, services.settings.max_body_mb * 10**6)
     chat, explain = read_question(body)
     caller.check_model(chat.model)
-    plan = await services.planner.plan(chat.model, chat.messages, chat.needs, caller.tenant)
+    plan = await services.planner.plan(
+        chat.model, chat.messages, chat.needs, caller.tenant, chat.max_tokens
+    )
     shown = describe(plan)
     if explain and plan.reading is not None:
         shown["explanation"] = await services.planner.explain(plan.reading.text)

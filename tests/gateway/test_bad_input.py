@@ -101,6 +101,14 @@ def test_a_prompt_that_fits_no_expert_is_refused(client: httpx.Client) -> None:
     assert "4096" in error["message"]
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/route"])
+def test_an_answer_that_fits_no_expert_is_refused(client: httpx.Client, path: str) -> None:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "hello"}]}
+    error = refused(client.post(path, json={**body, "max_tokens": 5000}))
+    assert error["code"] == "context_length_exceeded"
+    assert client.post(path, json={**body, "max_tokens": 500}).status_code == 200
+
+
 def test_a_body_over_the_limit_is_refused(client: httpx.Client, gateway: Gateway) -> None:
     body = b"{" + HELLO + b',"x":"' + b"x" * 6_000_000 + b'"}'
     answer = client.post(CHAT, content=body)

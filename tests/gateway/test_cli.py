@@ -205,6 +205,10 @@ def test_route_of_a_prompt_that_fits_no_expert_says_so(tmp_path: Path) -> None:
     shown = run("route", "--file", str(path), "--config", str(REPO / "experts.yaml"))
     assert shown.exit_code == 2
     assert "characters" in shown.output
+    messages = [{"role": "user", "content": "hello"}]
+    path.write_text(json.dumps({"messages": messages, "max_tokens": 10**6}))
+    long = run("route", "--request", str(path), "--config", str(REPO / "experts.yaml"))
+    assert (long.exit_code, "may take 1000000 tokens" in long.output) == (2, True)
 
 
 def test_route_of_what_the_router_is_unsure_of_names_the_likeliest_category(tmp_path: Path) -> None:
