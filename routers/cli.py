@@ -36,6 +36,7 @@ from routers.extras import MissingExtraError, import_extra
 from routers.figure import FIGURE_SUFFIXES, write_figure
 from routers.language import is_english
 from routers.language_gate import LanguageGate
+from routers.metrics import Answers
 from routers.progress import Progress
 from routers.report import print_report
 from routers.train import TrainOptions, held_out_report, out_of_scope_report
@@ -233,21 +234,31 @@ def train(
 @click.command(epilog=_CALIBRATE_EXAMPLES)
 @click.argument("folder", metavar="DIR", type=_PATH)
 @click.argument("files", metavar="DATA...", nargs=-1, required=True, type=_PATH)
+@click.option("--out", type=_PATH, help="Write it here, and leave DIR as it is.")
 @_goal_options
-def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # noqa: ANN401
+def calibrate(
+    folder: Path,
+    files: tuple[Path, ...],
+    out: Path | None,
+    **shared: Any,  # noqa: ANN401
+) -> None:
     """Fit the threshold of a router anew.
 
-    Its temperature and its threshold are fitted to labelled prompts that it was not trained on,
-    and its folder is changed.
+    Its temperature and its threshold are fitted to labelled prompts that it was not trained on.
+    DIR is changed, unless --out names another folder.
     """
     with wrong_use(), progress_bars() as progress:
         router = load_router(folder)
-        check_target(folder)
+        out = out or folder
+        check_target(out)
         rows = read_rows(files)
         goal = _goal(shared)
         if isinstance(router, LanguageGate) and not any(is_english(row.prompt) for row in rows):
             raise ValueError(f"{folder} routes English: some prompts must be English; got none")
         out_of_scope = _out_of_scope(shared)
+        asked, labels = [row.prompt for row in rows], [row.category for row in rows]
+        said = router.predict_proba(asked)
+        before = Answers.of(said, labels, router.categories_, router.min_margin)
         answers = calibrate_router(router, rows, out_of_scope, goal, progress)
         if len(rows) < _FEWEST_ROWS:
             raise ValueError(
@@ -262,9 +273,10 @@ def calibrate(folder: Path, files: tuple[Path, ...], **shared: Any) -> None:  # 
             "out_of_scope": len(out_of_scope),
             "sha256": digest(rows),
             "goal": asdict(goal),
+            "before": before.scores(),
         }
-        card = save_router(router, folder, training)
-        _report(folder, card, shared)
+        card = save_router(router, out, training)
+        _report(out, card, shared)
 
 
 @contextmanager

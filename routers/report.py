@@ -38,7 +38,7 @@ def print_report(folder: Path, card: Card, goal: Goal) -> None:
         f"{card.min_margin:.3f} or more are kept: {scores['coverage']:.1%} of prompts, accuracy "
         f"{scores['covered_accuracy']:.3f}"
     )
-    for line in (*_left_out(card), *_threshold(card, goal), *_costs(card)):
+    for line in (*_before(card), *_left_out(card), *_threshold(card, goal), *_costs(card)):
         console.print(line)
     console.print(f"to serve it, write `router: {folder}` into experts.yaml")
 
@@ -48,6 +48,14 @@ def _judged(card: Card) -> str:
     if "calibrated" in card.training:
         return "those that it was calibrated on"
     return f"{scores['folds']} folds" if scores.get("folds") else "the hold-out"
+
+
+def _before(card: Card) -> Iterator[str]:
+    if scores := card.training.get("calibrated", {}).get("before"):
+        yield (
+            f"before, of the same prompts: calibration error {scores['ece']:.3f}; "
+            f"{scores['coverage']:.1%} of prompts kept, accuracy {scores['covered_accuracy']:.3f}"
+        )
 
 
 def _left_out(card: Card) -> Iterator[str]:

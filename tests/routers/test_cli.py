@@ -229,7 +229,12 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
     assert after.files == before.files
     assert after.training["data"] == before.training["data"]
     assert after.training["held_out"]["n"] == 180
-    assert after.training["calibrated"] == {
+    calibrated = after.training["calibrated"]
+    was = calibrated.pop("before")
+    now = after.training["held_out"]
+    assert was["coverage"] > now["coverage"]
+    assert was["accuracy"] == now["accuracy"]
+    assert calibrated == {
         "rows": 180,
         "out_of_scope": 5,
         "sha256": digest(toy_rows()),
@@ -244,6 +249,18 @@ def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_pa
     strangers = router.predict_proba(OUT_OF_SCOPE)
     decided = {decide(row, router.categories_, after.min_margin).category for row in strangers}
     assert decided == {"general"}
+
+
+def test_calibration_can_be_tried_beside_the_router(data: Path, tmp_path: Path) -> None:
+    out, tried = tmp_path / "router", tmp_path / "tried"
+    run("train", data, "--out", out, "--type", "bag")
+    before = read_card(out)
+    result = run("calibrate", out, data, "--out", tried, "--min-coverage", 0.5)
+    assert result.exit_code == 0, result.output
+    assert "before, of the same prompts: calibration error 0." in " ".join(result.stdout.split())
+    assert read_card(out) == before
+    assert read_card(tried).training["data"] == before.training["data"]
+    assert load_router(tried).categories_ == before.categories
 
 
 def test_an_aim_that_is_missed_is_told(data: Path, tmp_path: Path) -> None:
