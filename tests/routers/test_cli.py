@@ -1,9 +1,8 @@
-"""``coe train`` and ``coe calibrate``, as a user runs them."""
+"""``coe train``, as a user runs it."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from routers import cli
-from routers.artifact import DEFAULT_FOLDER, load_router, read_card
-from routers.base import decide
-from routers.data import Row, digest
+from routers.artifact import load_router, read_card
+from routers.data import Row
 from tests.prompts import toy_rows, write_lines
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "silver")
@@ -28,7 +26,6 @@ PATTERNS = tuple(
     for verb in ("I saw", "Feed", "Draw", "Where is", "Tell me about")
     for when in ("today", "in the zoo", "please", "at night")
 )
-OUT_OF_SCOPE = ["the the the", "42", "lorem ipsum dolor", "who knows", "tell me more"]
 
 
 def run(command: str, *arguments: object) -> Result:
@@ -211,119 +208,6 @@ def test_the_foreign_category_must_be_learned(data: Path, tmp_path: Path) -> Non
     )
     assert result.exit_code == 2
     assert "must hold the category 'zulu'" in result.stderr
-
-
-def test_calibration_keeps_the_router_and_moves_the_threshold(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "router"
-    run("train", data, "--out", out, "--type", "bag")
-    before = read_card(out)
-    outside = write_lines(tmp_path / "outside.jsonl", [{"prompt": one} for one in OUT_OF_SCOPE])
-    result = run(
-        "calibrate",
-        *(out, data, "--out-of-scope", outside, "--json"),
-        *("--min-coverage", 0.5, "--out-of-scope-share", 1),
-    )
-    assert result.exit_code == 0, result.output
-    after = read_card(out)
-    assert json.loads(result.stdout)["min_margin"] == after.min_margin > 0
-    assert after.files == before.files
-    assert after.training["data"] == before.training["data"]
-    assert after.training["held_out"]["n"] == 180
-    calibrated = after.training["calibrated"]
-    was = calibrated.pop("before")
-    now = after.training["held_out"]
-    assert was["coverage"] > now["coverage"]
-    assert was["accuracy"] == now["accuracy"]
-    assert calibrated == {
-        "rows": 180,
-        "out_of_scope": 5,
-        "sha256": digest(toy_rows()),
-        "goal": {"min_coverage": 0.5, "out_of_scope": 1.0, "accuracy": 0.95},
-    }
-    assert after.training["out_of_scope"] == {"n": 5, "to_general": 1.0}
-    readme = (out / "README.md").read_text()
-    assert "## Scores on the prompts that it was calibrated on last" in readme
-    assert f"SHA-256 of these prompts: `{digest(toy_rows())}`" in readme
-    assert "which was not trained on" not in readme
-    router = load_router(out)
-    strangers = router.predict_proba(OUT_OF_SCOPE)
-    decided = {decide(row, router.categories_, after.min_margin).category for row in strangers}
-    assert decided == {"general"}
-
-
-def test_calibration_can_be_tried_beside_the_router(data: Path, tmp_path: Path) -> None:
-    out, tried = tmp_path / "router", tmp_path / "tried"
-    run("train", data, "--out", out, "--type", "bag")
-    before = read_card(out)
-    result = run("calibrate", out, data, "--out", tried, "--min-coverage", 0.5)
-    assert result.exit_code == 0, result.output
-    assert "before, of the same prompts: calibration error 0." in " ".join(result.stdout.split())
-    assert read_card(out) == before
-    assert read_card(tried).training["data"] == before.training["data"]
-    assert load_router(tried).categories_ == before.categories
-
-
-def test_an_aim_that_is_missed_is_told(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "router"
-    known = [{"prompt": row.prompt} for row in toy_rows()[:5]]  # no threshold tells these apart
-    outside = write_lines(tmp_path / "outside.jsonl", known)
-    options = ("--out-of-scope", outside, "--out-of-scope-share", 1, "--min-coverage", 1)
-    said = run("train", data, "--out", out, "--type", "bag", *options).stdout
-    share = read_card(out).training["out_of_scope"]["to_general"]
-    assert share < 1
-    assert f"of 5 out-of-scope prompts {share:.1%} go to the general expert; 100.0% was" in said
-    assert "held back by --min-coverage 1" in " ".join(said.split())
-    said = run("calibrate", out, data, "--min-coverage", 1, "--target-accuracy", 1).stdout
-    assert "180 prompts of those that it was calibrated on" in said
-
-
-def test_calibrating_on_other_categories_is_refused(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "router"
-    run("train", data, "--out", out, "--type", "bag")
-    before = (out / "router.json").read_bytes()
-    other = write_lines(tmp_path / "other.jsonl", [{"prompt": "p", "category": "physics"}])
-    result = run("calibrate", out, other)
-    assert result.exit_code == 2
-    assert "got also physics" in result.stderr
-    assert (out / "router.json").read_bytes() == before
-
-
-def test_calibrating_on_some_categories_reports_those(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "router"
-    run("train", data, "--out", out, "--type", "bag")
-    some = [row for row in toy_rows() if row.category == "coding"]
-    result = run("calibrate", out, write_lines(tmp_path / "some.jsonl", some))
-    assert result.exit_code == 0, result.output
-    assert "coding" in read_card(out).training["held_out"]["f1"]
-
-
-def test_calibrating_a_router_of_english_on_other_languages_alone_is_refused(
-    tmp_path: Path,
-) -> None:
-    out = shutil.copytree(DEFAULT_FOLDER, tmp_path / "router")
-    prompt = "今日の東京の天気はどうですか。傘を持って行くべきでしょうか"
-    rows = [Row(f"{prompt} {number}", "multilingual") for number in range(60)]
-    before = (out / "router.json").read_bytes()
-    result = run("calibrate", out, write_lines(tmp_path / "rows.jsonl", rows))
-    assert result.exit_code == 2
-    assert "some prompts must be English; got none" in result.stderr
-    assert (out / "router.json").read_bytes() == before
-
-
-def test_calibrating_on_a_few_prompts_is_refused(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "router"
-    run("train", data, "--out", out, "--type", "bag")
-    before = (out / "router.json").read_bytes()
-    result = run("calibrate", out, write_lines(tmp_path / "few.jsonl", toy_rows()[:3]))
-    assert result.exit_code == 2
-    assert "20 prompts or more; got 3" in result.stderr
-    assert (out / "router.json").read_bytes() == before
-
-
-def test_calibrating_nothing_is_refused(data: Path, tmp_path: Path) -> None:
-    result = run("calibrate", tmp_path, data)
-    assert result.exit_code == 2
-    assert "router.json" in result.stderr
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
