@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import sqrt
 from pathlib import Path
@@ -87,7 +87,7 @@ class BagRouter(SkimmingRouter):
         coef = self.head_["coef"]
         words, runs = _buckets(text, _word_bits(len(coef)))
         of_words, of_runs = (
-            np.add.reduce(coef.take([*buckets], axis=0), axis=0, dtype=np.int32).tolist()
+            np.add.reduce(coef.take(buckets, axis=0), axis=0, dtype=np.int32).tolist()
             for buckets in (words, runs)
         )
         word, run = _value(words), _value(runs)
@@ -142,7 +142,7 @@ def _features(texts: Sequence[str], progress: Progress) -> Any:  # noqa: ANN401
     ends = [0]
     for number, text in enumerate(texts, start=1):
         buckets = _buckets(text, _WORD_BITS)
-        columns.extend(np.array(sorted(some), dtype=np.int64) for some in buckets)
+        columns.extend(np.sort(some) for some in buckets)
         values.extend(np.full(len(some), _value(some), dtype=np.float32) for some in buckets)
         ends.append(ends[-1] + sum(map(len, buckets)))
         progress("counting words", number, len(texts))
@@ -155,24 +155,28 @@ def _word_bits(n_buckets: int) -> int:
     return (n_buckets // _KINDS_OF_BUCKETS).bit_length() - 1
 
 
-def _buckets(text: str, word_bits: int) -> tuple[set[int], set[int]]:
-    """Return the buckets of a text's words and pairs, and of its runs of letters."""
+def _buckets(text: str, word_bits: int) -> tuple[IntArray, IntArray]:
+    """Return the buckets of a text's words and pairs, and of its runs of letters, each once."""
     words = words_of(skimmed(text))
     pairs = [f"{first} {second}" for first, second in pairwise(words)]
     n_word_buckets = 1 << word_bits
     word_buckets = {crc32(feature.encode()) % n_word_buckets for feature in (*words, *pairs)}
-    runs = _run_hashes(" ".join(words), word_bits + 1) + np.uint32(n_word_buckets)
-    return word_buckets, {*runs.tolist()}
+    runs = _run_hashes(" ".join(words), word_bits + 1).astype(np.int64) + n_word_buckets
+    return np.fromiter(word_buckets, np.int64), runs
 
 
 def _run_hashes(text: str, bits: int) -> AnyArray:
-    """Return the hash of every run of four letters, in [0, 2^bits), as uint32."""
+    """Return the hashes of all runs of four letters, each once, in [0, 2^bits), as uint32."""
     letters = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32)
     if len(letters) < len(_RUN):
         return np.zeros(0, dtype=np.uint32)
-    return (np.correlate(letters, _RUN, "valid") * _KNUTH) >> np.uint32(32 - bits)
+    hashes = np.sort((np.correlate(letters, _RUN, "valid") * _KNUTH) >> np.uint32(32 - bits))
+    is_new = np.empty(len(hashes), dtype=np.bool_)
+    is_new[0] = True
+    np.not_equal(hashes[1:], hashes[:-1], out=is_new[1:])
+    return hashes[is_new]
 
 
-def _value(buckets: Collection[int]) -> float:
+def _value(buckets: IntArray) -> float:
     """Return the value of each feature that gives them unit length together."""
     return 1.0 / sqrt(max(len(buckets), 1))

@@ -90,15 +90,18 @@ class Speller:
         if not self._knows_words:
             return text
         if len(text) <= 2 * _WINDOW_CHARS:
-            return _WORD.sub(self._meant, text)
+            return self._put_right(text)
         start = max(text.rfind(" ", 0, _WINDOW_CHARS), 0)
         end = text.find(" ", len(text) - _WINDOW_CHARS)
         end = len(text) if end < 0 else end
-        head, tail = _WORD.sub(self._meant, text[:start]), _WORD.sub(self._meant, text[end:])
-        return f"{head}{text[start:end]}{tail}"
+        return f"{self._put_right(text[:start])}{text[start:end]}{self._put_right(text[end:])}"
 
-    def _meant(self, found: re.Match[str]) -> str:
-        written = found[0]
+    def _put_right(self, text: str) -> str:
+        words = {*_WORD.findall(text)}
+        meant = {word: right for word in words if (right := self._meant(word)) != word}
+        return _WORD.sub(lambda found: meant.get(found[0], found[0]), text) if meant else text
+
+    def _meant(self, written: str) -> str:
         word = written.lower()
         if word in self.words or self._id_of(word) is not None:
             return written

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eval.language import measure, read_samples
@@ -100,6 +100,18 @@ def test_confidence_says_what_the_answer_rests_on() -> None:
     assert identify("2 + 2 = 4") == Language("en", 0.0)
     assert identify("What is the capital of France?") == Language("en", 1.0)
     assert identify("Wie sortiere ich eine Liste in Python?").confidence > 0.9
+
+
+MARKS = st.sampled_from(["about", "$", "`", "_", "\x00", "\x1c", "\n"])
+
+
+@example("$about$")
+@example("about\x00_")
+@example("about\x7f_")
+@given(st.lists(MARKS, max_size=5).map("".join))
+def test_ascii_is_read_as_any_other_text(text: str) -> None:
+    """A no-break space is a space, and the text that holds it is not ASCII."""
+    assert identify(f"{text} ") == identify(f"{text}\u00a0")
 
 
 @given(st.text(max_size=200))
