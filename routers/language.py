@@ -75,8 +75,7 @@ _NOT_PROSE = re.compile(
     r"```.*?(?:```|\Z)"  # fenced code
     r"|`[^`\n]*`"  # inline code
     r"|\$[^$\n]{1,200}\$"  # TeX
-    # identifiers, numbers, links, tags
-    r"|(?<![!-~])[!\"$',\-.:?A-Z`a-z~]*+[\d_/\\{}=@<>|&;()\[\]^+*#%][!-~]*+",
+    r"|(?<![!-~])[!-~]*?[\d_/\\{}=@<>|&;()\[\]^+*#%][!-~]*",  # identifiers, numbers, links, tags
     re.DOTALL,
 )
 _NO_WORD, _RARE = "0", "`"
@@ -84,7 +83,8 @@ _MARKED = {
     **dict.fromkeys((*range(9), *range(14, 28), 127, ord("$")), _RARE),
     **dict.fromkeys(b"0123456789_/\\{}=@<>|&;()[]^+*#%", _NO_WORD),
 }
-"""What makes a run of ASCII characters no word, and what `_NOT_PROSE` has to look at."""
+"""For ASCII: the characters of `_NOT_PROSE`'s last line, which make a run of others no word, and
+those that it must look at itself."""
 _LETTERS = {code: chr(code).lower() if chr(code).isalpha() else " " for code in range(128)}
 _WORD = re.compile(r"[^\W\d_]+")
 _LATIN = re.compile("[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
