@@ -20,10 +20,13 @@ from gateway.inspection import running_experts
 from gateway.schema import LlmRouterConfig
 from gateway.supervisor.plan import run_folder, socket_of
 from routers.artifact import read_card
+from routers.distil import AT_ONCE
 from routers.llm import LlmRouter
 
 PREFIX = "llm="
-TIMEOUT_S = 60.0
+TURN_S = 60.0
+"""What a teacher may take for one prompt, in seconds. It is asked several at once: where it answers
+them one after the other, the last waits for the turns of all."""
 
 
 @contextmanager
@@ -82,8 +85,9 @@ def _read_categories(path: Path) -> dict[str, str]:
 @contextmanager
 def _running(registry: ExpertRegistry, expert: Expert) -> Iterator[ExpertAsk]:
     key = os.environ[expert.api_key_env] if expert.api_key_env else None
+    timeout_s = AT_ONCE * TURN_S
     if expert.backend != "local":
-        yield ExpertAsk(expert, None, key, TIMEOUT_S)
+        yield ExpertAsk(expert, None, key, timeout_s)
         return
     with run_folder() as run_dir:
         up, done = threading.Event(), threading.Event()
@@ -91,7 +95,7 @@ def _running(registry: ExpertRegistry, expert: Expert) -> Iterator[ExpertAsk]:
         keeper.start()
         try:
             up.wait()
-            yield ExpertAsk(expert, socket_of(run_dir, expert), None, TIMEOUT_S)
+            yield ExpertAsk(expert, socket_of(run_dir, expert), None, timeout_s)
         finally:
             done.set()
             keeper.join()

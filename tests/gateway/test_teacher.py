@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from gateway.errors import ConfigError
 from gateway.teacher import open_teacher
 from routers.artifact import load_router
 from routers.data import read_rows
+from routers.distil import distilled_rows
 from tests.servers import REPO, serving, write_experts
 
 
@@ -94,6 +97,29 @@ def test_an_expert_teaches_a_router_ones_own_categories(tmp_path: Path) -> None:
     assert labels["Question 0 about bread?"] == "baking"
     assert labels["Question 0 about law?"] == "law"
     assert len(labels) == 23
+
+
+def test_a_teacher_that_answers_one_prompt_after_the_other_has_time_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = threading.Lock()
+
+    def slowly(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        with turn:
+            time.sleep(0.3)
+            return labelling(path, body)
+
+    monkeypatch.setattr("gateway.teacher.TURN_S", 1.0)
+    with serving(slowly) as url:
+        experts = [{"name": "judge", "base_url": f"{url}/v1", "active_params_b": 7}]
+        config = write_experts(tmp_path / "experts.yaml", experts, {})
+        monkeypatch.setenv("COE_CONFIG", str(config))
+        (tmp_path / "mine.yaml").write_text(json.dumps(MINE))
+        with open_teacher("llm=judge", tmp_path / "mine.yaml") as teacher:
+            prompts = [f"Question {n} about law?" for n in range(8)]
+            rows, failures = distilled_rows(teacher, prompts, tmp_path / "labels.jsonl")
+    assert not failures
+    assert [row.category for row in rows] == ["law"] * 8
 
 
 @pytest.mark.parametrize("text", ["law: courts", "- law", "law:\nbaking: bread", "1: a\nb: c", "{"])
