@@ -118,7 +118,9 @@ def _key(tenant: str, *parts: bytes) -> bytes:
 
 
 def _digest(tenant: str, *parts: bytes) -> HASH:
-    digest = sha256()  # a conversation may be megabytes: most processors compute this one
+    digest = (
+        sha256()
+    )  # megabytes, where a conversation is long: most processors have instructions for it
     _add(digest, tenant.encode("utf-8", "surrogatepass"), *parts)
     return digest
 
