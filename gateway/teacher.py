@@ -20,8 +20,7 @@ from gateway.inspection import running_experts
 from gateway.schema import LlmRouterConfig
 from gateway.supervisor.plan import run_folder, socket_of
 from routers.artifact import read_card
-from routers.distil import AT_ONCE
-from routers.llm import LlmRouter
+from routers.llm import ASKED_AT_ONCE, LlmRouter
 
 PREFIX = "llm="
 TURN_S = 60.0
@@ -85,7 +84,7 @@ def _read_categories(path: Path) -> dict[str, str]:
 @contextmanager
 def _running(registry: ExpertRegistry, expert: Expert) -> Iterator[ExpertAsk]:
     key = os.environ[expert.api_key_env] if expert.api_key_env else None
-    timeout_s = AT_ONCE * TURN_S
+    timeout_s = ASKED_AT_ONCE * TURN_S
     if expert.backend != "local":
         yield ExpertAsk(expert, None, key, timeout_s)
         return

@@ -12,10 +12,9 @@ import msgspec
 from routers.base import Router, RouterError
 from routers.data import Row
 from routers.kept import read_kept
+from routers.llm import ASKED_AT_ONCE
 from routers.progress import Progress, silent
 
-AT_ONCE = 8
-"""Prompts that a teacher is asked at the same time: what serves it answers several at once."""
 _FAILURES_IN_ROW = 10
 """After so many, labelling stops: the teacher is down, and each may take its whole time limit."""
 _LEAST_SHARE = 0.5
@@ -67,7 +66,7 @@ def distilled_rows(
     why: dict[str, str] = {}
     in_row = 0
     log.parent.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(AT_ONCE)
+    pool = ThreadPoolExecutor(ASKED_AT_ONCE)
     try:
         with log.open("ab") as file:
             asked = {pool.submit(_label, teacher, prompt): prompt for prompt in new}

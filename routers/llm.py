@@ -22,6 +22,8 @@ ASSUMED_CONFIDENCE = 0.9
 """Probability given to a category that was named without any probabilities."""
 MAX_CHARS = 2000
 """Characters of a request that the model is shown; of a longer one, half from each end."""
+ASKED_AT_ONCE = 8
+"""Prompts that a model is asked at the same time where it labels many (`routers.distil`)."""
 DECIMALS = 3
 """Probabilities are rounded to this. A server that batches other requests with a question may still
 differ in them: only trained routers and rules give the same row to the last bit whatever is in
